@@ -1,0 +1,1 @@
+"""Precision schedules for JAX."""

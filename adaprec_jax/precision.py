@@ -1,0 +1,76 @@
+"""Which format each operand of a contraction's three products is rounded to.
+
+A contraction `y = x w` runs three products in training: `forward` (y from
+activation and weight), `dgrad` (the activation's gradient, from the output's
+gradient and the weight) and `wgrad` (the weight's gradient, from the output's
+gradient and the activation). Each operand of each product has a format of its own,
+because the best documented changes of precision during a run touch one product
+alone (NVFP4 pre-training, arXiv:2509.25149, raises the forward product only).
+
+The formats are data; which of the two types an entry has is static.
+"""
+
+from typing import NamedTuple, TypeAlias
+
+from adaprec_jax.formats import Format
+
+
+class Forward(NamedTuple):
+    """Formats of the operands of `y = activation * weight`."""
+
+    activation: Format
+    weight: Format
+
+
+class Dgrad(NamedTuple):
+    """Formats of the operands of the activation's gradient."""
+
+    gradient: Format
+    weight: Format
+
+
+class Wgrad(NamedTuple):
+    """Formats of the operands of the weight's gradient."""
+
+    gradient: Format
+    activation: Format
+
+
+class Precision(NamedTuple):
+    """Six roundings: every operand of every product separately."""
+
+    forward: Forward
+    dgrad: Dgrad
+    wgrad: Wgrad
+
+
+class SharedPrecision(NamedTuple):
+    """Three roundings: the products share one rounded copy of each tensor."""
+
+    activation: Format
+    weight: Format
+    gradient: Format
+
+
+Entry: TypeAlias = Precision | SharedPrecision
+Plan: TypeAlias = dict[str, Entry]
+
+
+def separate(entry: Entry) -> Precision:
+    """Returns the six formats of `entry`, a shared one written out.
+
+    >>> from adaprec_jax import formats
+    >>> int8 = formats.get("int8")
+    >>> bfloat16 = formats.get("bfloat16")
+    >>> full = separate(SharedPrecision(int8, int8, bfloat16))
+    >>> formats.describe(full.wgrad.gradient), formats.describe(full.wgrad.activation)
+    ('bfloat16', 'int8')
+    """
+    if isinstance(entry, Precision):
+        return entry
+    activation, weight, gradient = entry
+    return Precision(
+        Forward(activation, weight),
+        Dgrad(gradient, weight),
+        Wgrad(gradient, activation),
+    )

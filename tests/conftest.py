@@ -1,0 +1,20 @@
+"""Flags and fixtures of the whole suite: strict dtypes, eight CPU devices."""
+
+import os
+
+# Before JAX starts: eight devices for the sharding tests.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")  # noqa: TID251
+jax.config.update("jax_numpy_rank_promotion", "raise")  # noqa: TID251
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A fresh key; split it, never reuse it."""
+    return jax.random.key(20240501)
