@@ -1,0 +1,20 @@
+"""The command `adaprec`: reads arguments, checks them, hands them on, prints.
+
+What is wrong with the input is said before JAX is imported: one sentence per fault on
+the standard error, and exit code 2. Exit code 3 means that a run failed.
+"""
+
+import sys
+
+from adaprec_jax.cli.commands import app
+from adaprec_jax.runs.errors import InputError
+
+
+def main() -> None:
+    """Runs the command that the arguments of the process ask for."""
+    try:
+        app(prog_name="adaprec")
+    except InputError as error:
+        for fault in error.args:
+            sys.stderr.write(f"adaprec: {fault}\n")
+        sys.exit(2)

@@ -1,0 +1,144 @@
+"""The verbs of the command."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeAlias
+
+import typer
+
+from adaprec_jax import formats
+from adaprec_jax.cli import tables
+from adaprec_jax.runs import environment, identity, overrides, store
+from adaprec_jax.runs.load import load
+from adaprec_jax.runs.store import Outcome
+
+Config: TypeAlias = Annotated[
+    str, typer.Argument(help="A Python or JSON file, or the name of a bundled config.")
+]
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Replace a setting; repeatable."),
+]
+Seed: TypeAlias = Annotated[int | None, typer.Option(help="Short for --set seed=N.")]
+Out: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_EXIT_CODES = {"done": 0, "diverged": 0, "failed": 3, "interrupted": 130}
+
+app = typer.Typer(
+    help="Precision schedules for JAX: experiments from a config to a result.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def demo(
+    *,
+    seeds: Annotated[int, typer.Option(min=2, help="Runs per arm.")] = 10,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Train the digits under several precision schedules, in about a minute."""
+    store.check_writable(out)
+    from adaprec_jax.runs.demo import demo as train
+
+    train(seeds=seeds, out=out, as_json=as_json)
+
+
+@app.command()
+def run(
+    config: Config,
+    *,
+    settings: Settings = None,
+    seed: Seed = None,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Train, or go on with a run that was interrupted."""
+    experiment = overrides.apply(load(config), _assignments(settings, seed))
+    directory = store.locate(out, experiment)
+    _tell_if_over(directory, as_json=as_json)
+    store.check_free(directory)
+    store.check_writable(out)
+    from adaprec_jax.runs.run import run as train
+
+    _tell(directory, train(experiment, out=out), as_json=as_json)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="A run's directory, name or id.")],
+    *,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run where its last checkpoint is."""
+    directory = store.find(run, out)
+    store.experiment_of(directory)
+    _tell_if_over(directory, as_json=as_json)
+    store.check_free(directory)
+    from adaprec_jax.runs.run import resume as train
+
+    _tell(directory, train(directory), as_json=as_json)
+
+
+@app.command()
+def show(
+    config: Config,
+    *,
+    settings: Settings = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print every setting with where it came from, and the run's id."""
+    given, assignments = load(config), _assignments(settings, seed)
+    experiment = overrides.apply(given, assignments)
+    run_id = identity.run_id(experiment)
+    sources = overrides.sources(given, experiment, assignments)
+    tree = experiment.model_dump(mode="json")
+    if as_json:
+        _print_json({"run_id": run_id, "config": tree, "sources": sources})
+    else:
+        tables.show(run_id, overrides.leaves(tree), sources)
+
+
+@app.command("formats")
+def list_formats(*, as_json: AsJson = False) -> None:
+    """List every number format with its range and spacing."""
+    rows = formats.rows()
+    if as_json:
+        _print_json([row._asdict() for row in rows])
+    else:
+        tables.formats(rows)
+
+
+def _assignments(settings: list[str] | None, seed: int | None) -> list[str]:
+    return [*(settings or ()), *([] if seed is None else [f"seed={seed}"])]
+
+
+def _tell_if_over(directory: Path, *, as_json: bool) -> None:
+    """Says so and exits if there is nothing left to do in a run's directory."""
+    outcome = store.outcome(directory)
+    if outcome is None or not store.is_over(outcome.state):
+        return
+    for change in store.changes(directory, environment.code()):
+        typer.echo(f"adaprec: since that run, {change}.", err=True)
+    _tell(directory, outcome, as_json=as_json, prefix="already ")
+
+
+def _tell(
+    directory: Path, outcome: Outcome, *, as_json: bool, prefix: str = ""
+) -> NoReturn:
+    """Prints how a run ended, and exits with the code that says so."""
+    if as_json:
+        _print_json({"directory": str(directory), **outcome._asdict()})
+    else:
+        tables.outcome(directory, outcome, prefix)
+    raise typer.Exit(_EXIT_CODES[outcome.state])
+
+
+def _print_json(tree: Any) -> None:
+    typer.echo(json.dumps(tree, indent=2))

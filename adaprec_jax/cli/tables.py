@@ -1,0 +1,81 @@
+"""What the command prints for people."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from adaprec_jax.formats import Row
+from adaprec_jax.runs.overrides import Source
+from adaprec_jax.runs.store import Outcome
+
+
+def show(
+    run_id: str, settings: Mapping[str, Any], sources: Mapping[str, Source]
+) -> None:
+    """Prints the settings of an experiment, one per line, with their sources."""
+    table = _table("setting", "value", "from")
+    for path, value in settings.items():
+        style = None if sources[path] == "default" else "bold"
+        text = value if isinstance(value, str) else json.dumps(value)
+        table.add_row(path, text, sources[path], style=style)
+    _print(table, f"run id {run_id}")
+
+
+def formats(rows: Iterable[Row]) -> None:
+    """Prints the formats with their range and spacing."""
+    heads = ("smallest\nnormal", "smallest", "spacing\nat 1")
+    table = _table("format", "bits", "range", *heads, "overflow")
+    for row in rows:
+        table.add_row(
+            row.name,
+            str(row.bits),
+            _range(row.min_value, row.max_value),
+            _power_of_two(row.smallest_normal),
+            _power_of_two(row.smallest_positive),
+            _power_of_two(row.spacing_at_one),
+            row.overflow,
+        )
+    for column in table.columns[1:-1]:
+        column.justify, column.no_wrap = "right", True
+    _print(table)
+
+
+def outcome(directory: Path, ended: Outcome, prefix: str) -> None:
+    """Prints how a run ended, and its results."""
+    table = _table("result", "value")
+    for name, value in ended.results.items():
+        table.add_row(name, f"{value:.6g}")
+    message = f": {ended.message}" if ended.message else ""
+    line = f"{prefix}{ended.state} after {ended.step} steps{message}"
+    _print(*([table] if ended.results else []), line, str(directory))
+
+
+def _range(low: float, high: float) -> str:
+    if low > 0:  # A format of scales: powers of two alone.
+        return f"{_power_of_two(low)} to {_power_of_two(high)}"
+    return f"±{high:.5g}" if low == -high else f"{low:.5g} to {high:.5g}"
+
+
+def _power_of_two(number: float) -> str:
+    exponent = math.frexp(number)[1] - 1
+    return f"2^{exponent}" if exponent else "1"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    table.columns[0].no_wrap = True
+    return table
+
+
+def _print(*parts: Table | str) -> None:
+    console = Console(highlight=False)
+    for part in parts:
+        # Text as it is: a path must not be broken, nor read as markup.
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))

@@ -1,0 +1,166 @@
+"""Every private or moving part of JAX that the project touches, in one file.
+
+Seen in jax 0.10.2. What may move: the module of the jaxpr types and of the source
+information, the names and parameters of the control-flow primitives, `get_bind_params`
+(which returns keyword arguments alone), and the boundary marker of `jax.jit`.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax._src import config, core, source_info_util
+from jax._src.ad_checkpoint import remat_p
+from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
+from jax._src.lax.control_flow.conditionals import cond_p
+from jax._src.lax.control_flow.loops import scan_p, while_p
+from jax._src.lax.convolution import conv_general_dilated_p
+from jax._src.lax.lax import dot_general_p, ragged_dot_general_p
+from jax._src.pjit import jit_p
+from jax._src.shard_map import shard_map_p
+from jax._src.sharding_impls import UnspecifiedValue
+
+ClosedJaxpr = core.ClosedJaxpr
+Eqn = core.JaxprEqn
+Jaxpr = core.Jaxpr
+Literal = core.Literal
+Var = core.Var
+last_used = core.last_used
+
+__all__ = [
+    "ClosedJaxpr",
+    "Eqn",
+    "Jaxpr",
+    "Literal",
+    "Var",
+    "bind",
+    "cond_p",
+    "conv_general_dilated_p",
+    "custom_jvp_call_p",
+    "custom_vjp_call_p",
+    "dot_general_p",
+    "instantiate",
+    "jit_p",
+    "keep_sharding",
+    "last_used",
+    "name_stack",
+    "ragged_dot_general_p",
+    "remat_p",
+    "scan_p",
+    "shard_axes",
+    "shard_count",
+    "shard_map",
+    "shard_map_p",
+    "source_of",
+    "sub_jaxprs",
+    "trace",
+    "vary_over",
+    "varying_axes",
+    "while_p",
+]
+
+
+def bind(eqn: Eqn, *args: Any) -> list[Any]:
+    """Returns the results of evaluating one equation as it stands."""
+    parameters = eqn.primitive.get_bind_params(eqn.params)
+    if isinstance(parameters, tuple):  # jax < 0.10 returns functions beside them
+        functions, parameters = parameters
+        args = (*functions, *args)
+    out = eqn.primitive.bind(*args, **parameters)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+@contextlib.contextmanager
+def source_of(eqn: Eqn) -> Iterator[None]:
+    """Keeps the equation's name scope, line and mesh context on what replaces it."""
+    stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    with (
+        source_info_util.user_context(eqn.source_info.traceback, name_stack=stack),
+        eqn.ctx.manager,
+    ):
+        yield
+
+
+def sub_jaxprs(eqn: Eqn) -> Sequence[Jaxpr]:
+    """Returns the jaxprs among the parameters of an equation."""
+    found = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                found.append(item.jaxpr)
+            elif isinstance(item, Jaxpr):
+                found.append(item)
+    return found
+
+
+def name_stack(eqn: Eqn) -> str:
+    """Returns the name scopes around an equation, separated by slashes."""
+    return str(eqn.source_info.name_stack)
+
+
+def shard_axes(eqn: Eqn) -> tuple[str, ...]:
+    """Returns the mesh axes that a shard_map maps over, in the order of the mesh."""
+    manual = eqn.params.get("newly_manual_axes", eqn.params.get("manual_axes"))
+    return tuple(axis for axis in eqn.params["mesh"].axis_names if axis in manual)
+
+
+def shard_count(eqn: Eqn) -> int:
+    """Returns over how many shards a shard_map spreads its inputs."""
+    return math.prod(eqn.params["mesh"].shape[axis] for axis in shard_axes(eqn))
+
+
+def shard_map(eqn: Eqn, fn: Any, in_specs: Any, out_specs: Any) -> Any:
+    """Returns `fn` under the mesh and the checks of a shard_map equation."""
+    return jax.shard_map(
+        fn,
+        mesh=eqn.params["mesh"],
+        in_specs=in_specs,
+        out_specs=out_specs,
+        axis_names=frozenset(shard_axes(eqn)),
+        check_vma=eqn.params["check_vma"],
+    )
+
+
+def varying_axes(x: jax.Array) -> frozenset[str]:
+    """Returns the manual mesh axes that `x` is marked as varying over."""
+    aval = jax.typeof(x)
+    if hasattr(aval, "mat"):  # jax >= 0.10
+        return frozenset(aval.mat.varying)
+    return frozenset(aval.vma)
+
+
+def vary_over(x: jax.Array, axes: Iterable[str]) -> jax.Array:
+    """Returns `x` marked as varying over the mesh axes as well.
+
+    Nothing is marked where the surrounding shard_map does not check it.
+    """
+    missing = tuple(sorted(frozenset(axes) - varying_axes(x)))
+    if not missing or not config._check_vma.value:
+        return x
+    return jax.lax.pcast(x, missing, to="varying")
+
+
+def instantiate(cotangent: Any) -> jax.Array:
+    """Returns a cotangent as an array, zeros if it is a symbolic zero."""
+    if isinstance(cotangent, SymbolicZero):
+        return jnp.zeros(cotangent.shape, cotangent.dtype)
+    return cotangent
+
+
+def keep_sharding(eqn: Eqn, outs: Sequence[Any]) -> list[Any]:
+    """Returns the results of an inlined `jit` under the shardings that it declares."""
+    return [
+        out
+        if isinstance(sharding, UnspecifiedValue)
+        else jax.lax.with_sharding_constraint(out, sharding)
+        for out, sharding in zip(outs, eqn.params["out_shardings"], strict=True)
+    ]
+
+
+def trace(fn: Any, *args: Any) -> tuple[ClosedJaxpr, Any]:
+    """Returns the jaxpr of `fn` and the shapes of its result."""
+    return jax.make_jaxpr(fn, return_shape=True)(*args)

@@ -1,0 +1,320 @@
+"""The listing half of the walk: finds and names every contraction of a jaxpr."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from adaprec_jax.contractions import jax_internals as internals, names
+from adaprec_jax.contractions.jax_internals import ClosedJaxpr, Eqn, Jaxpr
+from adaprec_jax.contractions.table import (
+    Contraction,
+    NotReached,
+    Site,
+    Slot,
+    conv_macs,
+    dot_einsum,
+)
+
+# Where a value comes from: the path of a parameter, a constant, or data (None).
+Source: TypeAlias = str | None
+CONSTANT = ""
+Position: TypeAlias = tuple[int, ...]
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+# Arithmetic that multiplies inside one primitive, out of the reach of any plan.
+_OPAQUE = (
+    "cholesky", "custom_call", "eig", "eigh", "fft", "ffi_call", "geqrf",
+    "householder_product", "linear_solve", "lu", "pallas_call", "pure_callback",
+    "scaled_dot", "scaled_matmul", "scaled_matmul_wrapper", "schur", "svd",
+    "triangular_solve", "tridiagonal_solve",
+)  # fmt: skip
+
+
+class Scope(NamedTuple):
+    """What surrounds an equation; `executions` is None where it is not known."""
+
+    position: Position
+    stack: str
+    slots: tuple[Slot, ...]
+    executions: int | None
+    differentiated: bool
+
+
+@dataclasses.dataclass
+class Survey:
+    """What the listing found so far; sites and loops by position in the jaxpr."""
+
+    tops: set[str]
+    open_custom: bool
+    sites: dict[Position, Site] = dataclasses.field(default_factory=dict)
+    loops: dict[Position, Slot] = dataclasses.field(default_factory=dict)
+    not_reached: list[NotReached] = dataclasses.field(default_factory=list)
+    uses: list[names.Use] = dataclasses.field(default_factory=list)
+
+    def rehearsal(self) -> "Survey":
+        """Returns an empty survey of the same function, for a look ahead."""
+        return Survey(self.tops, self.open_custom)
+
+
+def survey(
+    closed: ClosedJaxpr, sources: Sequence[Source], *, open_custom: bool
+) -> Survey:
+    """Returns the sites of all contractions of a jaxpr.
+
+    Args:
+        closed: The jaxpr.
+        sources: For each input the path of the parameter it is, or None.
+        open_custom: Whether to enter functions with derivative rules of their own.
+    """
+    log = Survey({source for source in sources if source}, open_custom)
+    _visit(closed.jaxpr, sources, Scope((), "", (), 1, True), log)
+    return log
+
+
+def derived(sources: Sequence[Source]) -> Source:
+    """Returns where a result comes from: the first parameter, if nothing is data."""
+    if any(source is None for source in sources):
+        return None
+    return next((source for source in sources if source), CONSTANT)
+
+
+def _visit(
+    jaxpr: Jaxpr, sources: Sequence[Source], scope: Scope, log: Survey
+) -> list[Source]:
+    """Lists one jaxpr and returns the sources of its results."""
+    env: dict[Any, Source] = dict.fromkeys(jaxpr.constvars, CONSTANT)
+    env |= dict(zip(jaxpr.invars, sources, strict=True))
+
+    def read(atom: Any) -> Source:
+        return CONSTANT if isinstance(atom, internals.Literal) else env[atom]
+
+    for i, eqn in enumerate(jaxpr.eqns):
+        inner = scope._replace(
+            position=(*scope.position, i),
+            stack=f"{scope.stack}/{internals.name_stack(eqn)}",
+        )
+        visit = _VISITORS.get(eqn.primitive, _visit_other)
+        outs = visit(eqn, [read(atom) for atom in eqn.invars], inner, log)
+        env |= dict(zip(eqn.outvars, outs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _visit_contraction(
+    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+) -> list[Source]:
+    """Records one contraction; a product of two parameters is a parameter again."""
+    left, right = eqn.invars[:2]
+    out = eqn.outvars[0]
+    einsum, macs, batch = _shape_of(eqn)
+    dtypes = [str(x.aval.dtype) for x in (left, right)]
+    if not all(dtype in _FLOATS for dtype in dtypes):
+        what = f"{eqn.primitive.name} {einsum}"
+        reason = f"its operands are {dtypes[0]} and {dtypes[1]}, not floats"
+        log.not_reached.append(NotReached(_where(scope, log), what, reason))
+        return [derived(sources)]
+    weight_side = 0 if sources[0] and not sources[1] else 1
+    activation_side = 1 - weight_side
+    roles = tuple("weight" if sources[s] else "activation"
+                  for s in (activation_side, weight_side))  # fmt: skip
+    weight = eqn.invars[weight_side].aval
+    members = (
+        tuple(weight.shape[axis] for axis in batch[weight_side])
+        if sources[weight_side] else ()
+    )  # fmt: skip
+    layers = tuple(slot.size for slot in scope.slots if slot.kind == "layer")
+    name = _name(sources[weight_side], einsum, scope, log)
+    contraction = Contraction(
+        name=name,
+        primitive=eqn.primitive.name,
+        einsum=einsum,
+        shapes=(left.aval.shape, right.aval.shape, out.aval.shape),
+        roles=(roles[0], roles[1]),
+        axes=(*layers, *members),
+        macs=macs,
+        executions=scope.executions,
+        differentiated=scope.differentiated,
+    )
+    log.sites[scope.position] = Site(contraction, weight_side, scope.slots, members)
+    return [derived(sources)]
+
+
+def _shape_of(eqn: Eqn) -> tuple[str, int, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Returns einsum, multiply-accumulates and the batch axes of both operands."""
+    left, right = (atom.aval.shape for atom in eqn.invars[:2])
+    out = eqn.outvars[0].aval.shape
+    if eqn.primitive is internals.dot_general_p:
+        numbers = eqn.params["dimension_numbers"]
+        contracted = math.prod(left[axis] for axis in numbers[0][0])
+        einsum = dot_einsum(numbers, len(left), len(right))
+        return einsum, math.prod(out) * contracted, numbers[1]
+    if eqn.primitive is internals.conv_general_dilated_p:
+        spec = eqn.params["dimension_numbers"]
+        kind = f"conv{len(out) - 2}d"
+        return kind, conv_macs(right, out, spec.out_spec[1]), ((), ())
+    numbers = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+    contracted = math.prod(left[axis] for axis in numbers[0][0])
+    return "ragged", math.prod(out) * contracted, ((), ())
+
+
+def _name(parameter: Source, einsum: str, scope: Scope, log: Survey) -> str:
+    """Returns the unique name: parameter path, or module path with the einsum."""
+    if parameter:
+        name = log.last = parameter
+    else:
+        module, written = names.scope_path(scope.stack, log.modules)
+        log.last = module or log.last
+        name = f"{log.last}/{written or einsum}".lstrip("/")
+    use = log.uses.get(name, 0)
+    log.uses[name] = use + 1
+    return f"{name}#{use}" if use else name
+
+
+def _where(scope: Scope, log: Survey) -> str:
+    return names.scope_path(scope.stack, log.modules)[0] or log.last or "(top level)"
+
+
+def _visit_scan(
+    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+) -> list[Source]:
+    """Enters a scan: over layers if a parameter is among its xs, else over time."""
+    constants, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    body, length = eqn.params["jaxpr"].jaxpr, eqn.params["length"]
+    xs = sources[constants + carried :]
+    slot = Slot("layer" if any(xs) else "time", length)
+    log.loops[scope.position] = slot
+    inner = scope._replace(
+        slots=(*scope.slots, slot),
+        executions=None if scope.executions is None else scope.executions * length,
+    )
+    sources = _settle(body, sources, (constants, carried), inner, log)
+    return _visit(body, sources, inner, log)
+
+
+def _settle(
+    body: Jaxpr,
+    sources: list[Source],
+    counts: tuple[int, int],
+    scope: Scope,
+    log: Survey,
+) -> list[Source]:
+    """Returns the sources with a carry that the loop changes counted as data."""
+    constants, carried = counts
+    inside = slice(constants, constants + carried)
+    while any(source is not None for source in sources[inside]):
+        outs = _visit(body, sources, scope, log.rehearsal())[:carried]
+        settled = [a if a == b else None
+                   for a, b in zip(sources[inside], outs, strict=True)]  # fmt: skip
+        if settled == sources[inside]:
+            break
+        sources = [*sources[:constants], *settled, *sources[constants + carried :]]
+    return sources
+
+
+def _visit_while(
+    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+) -> list[Source]:
+    """Enters a while loop; how often it runs is not known, and it has no gradient."""
+    tests, bodies = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    inner = scope._replace(executions=None, differentiated=False)
+    body = eqn.params["body_jaxpr"].jaxpr
+    loop = _settle(
+        body, sources[tests:], (bodies, len(sources) - tests - bodies), inner, log
+    )
+    carry = loop[bodies:]
+    test = inner._replace(position=(*scope.position, 0))
+    _visit(eqn.params["cond_jaxpr"].jaxpr, [*sources[:tests], *carry], test, log)
+    return _visit(body, loop, inner._replace(position=(*scope.position, 1)), log)
+
+
+def _visit_cond(
+    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+) -> list[Source]:
+    """Enters every branch; each counts as executed."""
+    outs = [
+        _visit(branch.jaxpr, sources[1:],
+               scope._replace(position=(*scope.position, i)), log)
+        for i, branch in enumerate(eqn.params["branches"])
+    ]  # fmt: skip
+    return [a if all(a == b for b in rest) else None for a, *rest in zip(*outs)]  # noqa: B905
+
+
+def _visit_shard_map(
+    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+) -> list[Source]:
+    """Enters a shard_map: shapes inside are one shard's."""
+    slot = Slot("shard", internals.shard_count(eqn))
+    log.loops[scope.position] = slot
+    inner = scope._replace(
+        slots=(*scope.slots, slot),
+        executions=None if scope.executions is None else scope.executions * slot.size,
+    )
+    return _visit(eqn.params["jaxpr"], sources, inner, log)
+
+
+def _visit_call(
+    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+) -> list[Source]:
+    """Enters a call whose inputs and results are those of its one jaxpr."""
+    (jaxpr,) = internals.sub_jaxprs(eqn)
+    return _visit(jaxpr, sources, scope, log)
+
+
+def _visit_custom(
+    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+) -> list[Source]:
+    """Enters a function with a derivative rule of its own only if asked to."""
+    if log.open_custom:
+        return _visit_call(eqn, sources, scope, log)
+    kind = (
+        "custom_vjp" if eqn.primitive is internals.custom_vjp_call_p else "custom_jvp"
+    )
+    reason = f"inside a {kind}, which keeps its own derivative (open_custom enters it)"
+    return _pass_by(eqn, sources, scope, log, reason)
+
+
+def _visit_other(
+    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+) -> list[Source]:
+    """Passes an ordinary primitive, noting what multiplies inside it."""
+    if eqn.primitive.name in _OPAQUE:
+        reason = "the primitive multiplies inside, out of the reach of a plan"
+        what = eqn.primitive.name
+        log.not_reached.append(NotReached(_where(scope, log), what, reason))
+    if eqn.primitive.name == "dynamic_slice":
+        return [sources[0]]
+    reason = f"inside {eqn.primitive.name}, which the walk does not enter"
+    return _pass_by(eqn, sources, scope, log, reason)
+
+
+def _pass_by(
+    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey, reason: str
+) -> list[Source]:
+    """Notes the contractions inside an equation that is evaluated as it stands."""
+    ahead = log.rehearsal()
+    for jaxpr in internals.sub_jaxprs(eqn):
+        _visit(jaxpr, [None] * len(jaxpr.invars), scope, ahead)
+    for site in ahead.sites.values():
+        what = f"{site.contraction.primitive} {site.contraction.einsum}"
+        log.not_reached.append(NotReached(_where(scope, log), what, reason))
+    log.not_reached.extend(ahead.not_reached)
+    return [derived(sources)] * len(eqn.outvars)
+
+
+CONTRACTIONS = (
+    internals.dot_general_p,
+    internals.conv_general_dilated_p,
+    internals.ragged_dot_general_p,
+)
+_Visitor: TypeAlias = Callable[[Eqn, list[Source], Scope, Survey], list[Source]]
+_VISITORS: dict[Any, _Visitor] = {
+    **dict.fromkeys(CONTRACTIONS, _visit_contraction),
+    internals.scan_p: _visit_scan,
+    internals.while_p: _visit_while,
+    internals.cond_p: _visit_cond,
+    internals.shard_map_p: _visit_shard_map,
+    internals.jit_p: _visit_call,
+    internals.remat_p: _visit_call,
+    internals.custom_jvp_call_p: _visit_custom,
+    internals.custom_vjp_call_p: _visit_custom,
+}

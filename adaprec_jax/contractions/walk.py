@@ -1,0 +1,442 @@
+"""The evaluating half of the walk: a jaxpr with every contraction rounded."""
+
+import functools
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool
+
+from adaprec_jax.contractions import jax_internals as internals
+from adaprec_jax.contractions.compute_dtype import Compute, compute_inputs, widest
+from adaprec_jax.contractions.jax_internals import Eqn, Jaxpr
+from adaprec_jax.contractions.products import (
+    Data,
+    Layout,
+    Observed,
+    Probe,
+    States,
+    Watching,
+    rounded_contraction,
+)
+from adaprec_jax.contractions.survey import CONTRACTIONS, Position, Survey
+from adaprec_jax.contractions.table import Site
+from adaprec_jax.formats import Format
+from adaprec_jax.precision import Plan
+from adaprec_jax.scaling import Recipes
+
+# Per contraction and role, what was seen of the tensor.
+Seen: TypeAlias = dict[str, dict[str, Observed]]
+
+
+class Settings(NamedTuple):
+    """What is static for one evaluation.
+
+    Attributes:
+        survey: Sites and loops by position.
+        recipes: Scaling recipes by contraction name.
+        watching: Statistics by contraction name.
+        compute: The dtype of what lies between contractions; None leaves it alone.
+    """
+
+    survey: Survey
+    recipes: Mapping[str, Recipes]
+    watching: Mapping[str, Watching]
+    compute: Compute | None
+
+
+class Live(NamedTuple):
+    """What is traced: entered loops have sliced away their axis.
+
+    Attributes:
+        plan: Entry by contraction name.
+        states: Scaling recipe states by name.
+        probes: Zeros for the cotangent statistics by name.
+        key: Key of this step and of the iterations of the enclosing loops, or None.
+        collect: Whether statistics are gathered this time; None is always.
+        what_if: Formats asked about, by name.
+    """
+
+    plan: Plan
+    states: dict[str, States]
+    probes: dict[str, Probe]
+    key: Array | None
+    collect: Bool[Array, ""] | None
+    what_if: dict[str, Format]
+
+
+class Spot(NamedTuple):
+    """Where in the jaxpr the evaluation stands, and which mesh axes are manual."""
+
+    position: Position
+    axis_names: tuple[str, ...]
+
+
+class Value(NamedTuple):
+    """A value, and whether it adopts the dtype of what it meets (as parameters do)."""
+
+    array: Any
+    adopts: bool
+
+
+def evaluate(
+    settings: Settings,
+    jaxpr: Jaxpr,
+    consts: Sequence[Any],
+    args: Sequence[Value],
+    live: Live,
+    spot: Spot,
+) -> tuple[list[Value], Seen]:
+    """Returns the results of a jaxpr with rounded contractions, and what was seen."""
+    env: dict[Any, Value] = {}
+    seen: Seen = {}
+    env |= zip(jaxpr.constvars, (Value(c, True) for c in consts), strict=True)
+    env |= zip(jaxpr.invars, args, strict=True)
+    expires = internals.last_used(jaxpr)
+
+    def read(atom: Any) -> Value:
+        if isinstance(atom, internals.Literal):
+            return Value(atom.val, True)
+        return env[atom]
+
+    for i, eqn in enumerate(jaxpr.eqns):
+        inner = spot._replace(position=(*spot.position, i))
+        ins = [read(atom) for atom in eqn.invars]
+        with internals.source_of(eqn):
+            outs, found = _evaluate_eqn(settings, eqn, ins, live, inner)
+        seen |= found
+        env |= zip(eqn.outvars, outs, strict=True)
+        for var in {
+            atom for atom in eqn.invars if not isinstance(atom, internals.Literal)
+        }:
+            if expires.get(var) is eqn:
+                env.pop(var, None)
+    return [read(atom) for atom in jaxpr.outvars], seen
+
+
+_Result: TypeAlias = tuple[list[Value], Seen]
+
+
+def _evaluate_eqn(
+    settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
+) -> _Result:
+    if eqn.primitive in CONTRACTIONS and spot.position in settings.survey.sites:
+        return _contraction(settings, eqn, ins, live, spot)
+    entered = bool(_inside(settings, spot.position)) or settings.compute is not None
+    handler = _HANDLERS.get(eqn.primitive) if entered else None
+    if handler is not None:
+        return handler(settings, eqn, ins, live, spot)
+    adopts = all(value.adopts for value in ins)
+    arrays = [value.array for value in ins]
+    if settings.compute is not None:
+        arrays = compute_inputs(settings.compute, eqn, arrays, [v.adopts for v in ins])
+    return [Value(out, adopts) for out in internals.bind(eqn, *arrays)], {}
+
+
+def _inside(settings: Settings, position: Position) -> list[Site]:
+    """Returns the contractions below a position, in program order."""
+    depth = len(position)
+    return [s for p, s in settings.survey.sites.items() if p[:depth] == position]
+
+
+def _names(settings: Settings, position: Position) -> list[str]:
+    return [site.contraction.name for site in _inside(settings, position)]
+
+
+def _contraction(
+    settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
+) -> _Result:
+    """Evaluates one rounded contraction."""
+    site = settings.survey.sites[spot.position]
+    name = site.contraction.name
+    arrays = [value.array for value in ins]
+    side = site.weight_side
+    operands = (arrays[1 - side], arrays[side])
+    if spot.axis_names:
+        axes = frozenset().union(*map(internals.varying_axes, operands))
+        operands = tuple(internals.vary_over(x, axes) for x in operands)
+    key = live.key
+    if key is not None:
+        key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    watching = settings.watching[name]._replace(axis_names=spot.axis_names)
+    data = Data(live.plan[name], live.states[name], key, live.collect, live.what_if)
+    out, seen = rounded_contraction(
+        _layout(eqn, site, arrays[2:]), settings.recipes[name], watching,
+        operands, data, live.probes[name],
+    )  # fmt: skip
+    low = settings.compute.dtype if settings.compute else eqn.outvars[0].aval.dtype
+    return [Value(out.astype(low), False)], {name: seen}
+
+
+def _layout(eqn: Eqn, site: Site, rest: Sequence[Array]) -> Layout:
+    """Returns how the product is formed in float32 and where its members lie."""
+    # Without these, "float32" is TF32 on recent GPUs and bfloat16 on TPUs.
+    exact = {"precision": (lax.Precision.HIGHEST,) * 2,
+             "preferred_element_type": jnp.dtype("float32")}  # fmt: skip
+    swapped = site.weight_side == 0
+
+    def product(activation: Array, weight: Array) -> Array:
+        pair = (weight, activation) if swapped else (activation, weight)
+        return eqn.primitive.bind(*pair, *rest, **eqn.params | exact)
+
+    if not site.members:
+        return Layout(product, (), (), (), ())
+    left, right = eqn.params["dimension_numbers"][1]
+    activation, weight = (right, left) if swapped else (left, right)
+    out = tuple(range(len(left)))
+    return Layout(product, site.members, tuple(activation), tuple(weight), out)
+
+
+def _scan(
+    settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
+) -> _Result:
+    """Evaluates a scan; over layers the plan is scanned as well, over time shared."""
+    names = _names(settings, spot.position)
+    constants, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    closed, length = eqn.params["jaxpr"], eqn.params["length"]
+    fixed, init = ins[:constants], ins[constants : constants + carried]
+    xs = ins[constants + carried :]
+    over_layers = settings.survey.loops[spot.position].kind == "layer"
+    inner = _only(live, names)
+    sliced = {"probes": inner.probes}
+    if over_layers:
+        sliced |= {"plan": inner.plan, "states": inner.states}
+    adopts = [value.adopts for value in ins]
+    dtypes = [value.array.dtype for value in init]
+    results: list[bool] = []
+
+    def body(carry: list[Array], x: Any) -> tuple[list[Array], Any]:
+        arrays, mapped, i = x
+        here = inner._replace(**mapped, key=_fold(live.key, i))
+        values = [
+            *fixed,
+            *(Value(c, False) for c in carry),
+            *map(Value, arrays, adopts[constants + carried :]),
+        ]
+        outs, seen = evaluate(settings, closed.jaxpr, closed.consts, values, here, spot)
+        kept = [v.array.astype(d) for v, d in zip(outs[:carried], dtypes, strict=True)]
+        results[:] = [v.adopts for v in outs]
+        return kept, ([v.array for v in outs[carried:]], seen)
+
+    carry, (ys, seen) = lax.scan(
+        body,
+        [value.array for value in init],
+        ([x.array for x in xs], sliced, jnp.arange(length, dtype=jnp.int32)),
+        length=length,
+        reverse=eqn.params["reverse"],
+        unroll=eqn.params["unroll"],
+    )
+    if not over_layers:
+        seen = merge_seen(seen, settings)
+    return [Value(a, w) for a, w in zip([*carry, *ys], results, strict=True)], seen
+
+
+def _while(
+    settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
+) -> _Result:
+    """Evaluates a while loop; what is seen in its body is merged over iterations."""
+    tests, bodies = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+    of_test, of_body, init = (
+        ins[:tests],
+        ins[tests : tests + bodies],
+        ins[tests + bodies :],
+    )
+    at_test, at_body = (spot._replace(position=(*spot.position, i)) for i in (0, 1))
+    dtypes = [jnp.result_type(value.array) for value in init]
+
+    def step(carry: list[Array], i: Array) -> tuple[list[Array], Seen]:
+        here = live._replace(key=_fold(live.key, i))
+        values = [*of_body, *(Value(c, False) for c in carry)]
+        outs, seen = evaluate(settings, body.jaxpr, body.consts, values, here, at_body)
+        return [v.array.astype(d) for v, d in zip(outs, dtypes, strict=True)], seen
+
+    def goes_on(state: tuple[Array, list[Array], Seen]) -> Array:
+        values = [*of_test, *(Value(c, False) for c in state[1])]
+        (out,), _ = evaluate(settings, test.jaxpr, test.consts, values, live, at_test)
+        return out.array
+
+    def advance(state: tuple[Array, list[Array], Seen]) -> Any:
+        i, carry, seen = state
+        carry, found = step(carry, i)
+        stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), seen, found)
+        return i + 1, carry, merge_seen(stacked, settings)
+
+    start = [jnp.asarray(value.array) for value in init]
+    shapes = jax.eval_shape(step, start, jnp.int32(0))[1]
+    seen = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    _, carry, seen = lax.while_loop(goes_on, advance, (jnp.int32(0), start, seen))
+    return [Value(c, False) for c in carry], seen
+
+
+def _cond(
+    settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
+) -> _Result:
+    """Evaluates a conditional; a branch that is not taken has seen nothing."""
+    index, operands = ins[0], ins[1:]
+    dtypes = [var.aval.dtype for var in eqn.outvars]
+
+    def branch(i: int, arrays: list[Array]) -> tuple[list[Array], Seen]:
+        closed = eqn.params["branches"][i]
+        values = [Value(a, v.adopts) for a, v in zip(arrays, operands, strict=True)]
+        here = spot._replace(position=(*spot.position, i))
+        outs, seen = evaluate(settings, closed.jaxpr, closed.consts, values, live, here)
+        return [cast(v.array, d) for v, d in zip(outs, dtypes, strict=True)], seen
+
+    arrays = [value.array for value in operands]
+    count = len(eqn.params["branches"])
+    shapes: Seen = {}
+    for i in range(count):
+        shapes |= jax.eval_shape(functools.partial(branch, i), arrays)[1]
+
+    def full(i: int, arrays: list[Array]) -> tuple[list[Array], Seen]:
+        outs, seen = branch(i, arrays)
+        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return outs, nothing | seen
+
+    branches = [functools.partial(full, i) for i in range(count)]
+    outs, seen = lax.switch(index.array, branches, arrays)
+    return [Value(out, False) for out in outs], seen
+
+
+def _remat(
+    settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
+) -> _Result:
+    """Evaluates a rematerialised block; the recomputation rounds alike."""
+    adopts: list[bool] = []
+
+    @functools.partial(
+        jax.checkpoint,
+        prevent_cse=eqn.params["prevent_cse"],
+        policy=eqn.params["policy"],
+    )
+    def block(arrays: list[Array], live: Live) -> tuple[list[Array], Seen]:
+        values = [Value(a, v.adopts) for a, v in zip(arrays, ins, strict=True)]
+        outs, seen = evaluate(settings, eqn.params["jaxpr"], (), values, live, spot)
+        adopts[:] = [v.adopts for v in outs]
+        return [v.array for v in outs], seen
+
+    inner = _only(live, _names(settings, spot.position))
+    outs, seen = block([value.array for value in ins], inner)
+    return [Value(a, w) for a, w in zip(outs, adopts, strict=True)], seen
+
+
+def _jit(
+    settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
+) -> _Result:
+    """Evaluates a jitted call in place, under the shardings that it declares."""
+    closed = eqn.params["jaxpr"]
+    outs, seen = evaluate(settings, closed.jaxpr, closed.consts, ins, live, spot)
+    arrays = internals.keep_sharding(eqn, [v.array for v in outs])
+    return [v._replace(array=a) for v, a in zip(outs, arrays, strict=True)], seen
+
+
+def _custom(
+    settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
+) -> _Result:
+    """Evaluates a function with its own derivative as it stands, unless opened."""
+    if settings.survey.open_custom:
+        (closed,) = (p for p in eqn.params.values()
+                     if isinstance(p, internals.ClosedJaxpr))  # fmt: skip
+        return evaluate(settings, closed.jaxpr, closed.consts, ins, live, spot)
+    arrays = [cast(v.array, a.aval.dtype) for v, a in zip(ins, eqn.invars, strict=True)]
+    outs = internals.bind(eqn, *arrays)
+    if settings.compute is not None:
+        outs = [
+            cast(out, widest([v.array for v in ins], [v.adopts for v in ins]))
+            for out in outs
+        ]
+    return [Value(out, all(v.adopts for v in ins)) for out in outs], {}
+
+
+def _shard_map(
+    settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
+) -> _Result:
+    """Evaluates a shard_map; scales take amax over its mesh axes, statistics merge."""
+    axes = internals.shard_axes(eqn)
+    names = _names(settings, spot.position)
+    inner = _only(live, names)
+    here = spot._replace(axis_names=(*spot.axis_names, *axes))
+    shards, everywhere = PartitionSpec(axes), PartitionSpec()
+
+    def body(arrays: list[Array], probes: Any, rest: Live) -> tuple[list[Array], Seen]:
+        values = [Value(a, v.adopts) for a, v in zip(arrays, ins, strict=True)]
+        own = jax.tree.map(lambda p: p[0], probes)
+        outs, seen = evaluate(
+            settings, eqn.params["jaxpr"], (), values, rest._replace(probes=own), here
+        )
+        avals = [var.aval for var in eqn.params["jaxpr"].outvars]
+        outs = [cast(v.array, a.dtype) for v, a in zip(outs, avals, strict=True)]
+        return outs, jax.tree.map(lambda s: internals.vary_over(s[None], axes), seen)
+
+    mapped = internals.shard_map(
+        eqn,
+        body,
+        (list(eqn.params["in_specs"]), shards, everywhere),
+        (list(eqn.params["out_specs"]), shards),
+    )
+    outs, seen = mapped(
+        [value.array for value in ins], inner.probes, inner._replace(probes={})
+    )
+    return [Value(out, False) for out in outs], merge_seen(seen, settings)
+
+
+def merge_seen(seen: Seen, settings: Settings) -> Seen:
+    """Returns what was seen, merged over the leading axis."""
+    return {
+        name: {
+            role: merge_observed(observed, settings.watching[name].fields)
+            for role, observed in roles.items()
+        }
+        for name, roles in seen.items()
+    }
+
+
+def merge_observed(observed: Observed, fields: tuple[str, ...]) -> Observed:
+    """Returns one observation merged over its leading axis: amax by maximum."""
+    stats, amax = observed
+    if stats is not None:
+        is_amax = jnp.array([field == "amax" for field in fields])
+        is_amax = jnp.broadcast_to(is_amax, stats.shape[1:])
+        stats = jnp.where(is_amax, stats.max(0), stats.sum(0))
+    return Observed(stats, None if amax is None else amax.max(0))
+
+
+def cast(x: Any, dtype: Any) -> Any:
+    """Returns `x` in `dtype` if both are floats; anything else unchanged."""
+    floats = jnp.issubdtype(jnp.result_type(x), jnp.floating) and jnp.issubdtype(
+        dtype, jnp.floating
+    )
+    return lax.convert_element_type(x, dtype) if floats else x
+
+
+def _only(live: Live, names: Sequence[str]) -> Live:
+    """Returns what concerns the named contractions."""
+
+    def pick(tree: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: tree[name] for name in names}
+
+    return live._replace(
+        plan=pick(live.plan), states=pick(live.states), probes=pick(live.probes)
+    )
+
+
+def _fold(key: Array | None, i: Array) -> Array | None:
+    return None if key is None else jax.random.fold_in(key, i)
+
+
+_Handler: TypeAlias = Callable[[Settings, Eqn, list[Value], Live, Spot], _Result]
+_HANDLERS: dict[Any, _Handler] = {
+    internals.scan_p: _scan,
+    internals.while_p: _while,
+    internals.cond_p: _cond,
+    internals.remat_p: _remat,
+    internals.jit_p: _jit,
+    internals.custom_jvp_call_p: _custom,
+    internals.custom_vjp_call_p: _custom,
+    internals.shard_map_p: _shard_map,
+}

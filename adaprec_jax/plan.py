@@ -1,0 +1,339 @@
+"""A plan says which formats every contraction of a table uses: path -> entry.
+
+Its leaves are data, scalars or arrays over the plan axes of the contraction (the layers
+of a scanned stack, experts), so a plan may be traced, mapped and carried. Describing,
+hashing and checking happen on the host.
+"""
+
+import difflib
+import fnmatch
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Int32, PyTree
+
+from adaprec_jax import formats
+from adaprec_jax.contractions.table import Contraction, Table
+from adaprec_jax.formats import Format
+from adaprec_jax.precision import (
+    Dgrad,
+    Entry,
+    Forward,
+    Plan,
+    Precision,
+    SharedPrecision,
+    Wgrad,
+)
+
+Tree = TypeVar("Tree", bound=PyTree)
+
+
+def integers(
+    forward_bits: int | Int32[Array, "*axes"], gradient_bits: int | Int32[Array, ""]
+) -> SharedPrecision:
+    """Returns signed integers for activation and weight, and for the gradient.
+
+    >>> entry = integers(4, 8)
+    >>> formats.describe(entry.weight), formats.describe(entry.gradient)
+    ('int4', 'int8')
+    """
+    forward = formats.integer(forward_bits)
+    return SharedPrecision(forward, forward, formats.integer(gradient_bits))
+
+
+def fill(contraction: Contraction, entry: Entry) -> Entry:
+    """Adapts an entry that is meant for any contraction to this one.
+
+    Each operand takes the formats of its own role: where the weight slot holds an
+    activation, as in both products of attention, it takes the activation's formats.
+    Leaves are broadcast to the plan axes.
+
+    Raises:
+        ValueError: A leaf has a shape that does not broadcast to the plan axes.
+    """
+    left, right = contraction.roles
+    if isinstance(entry, SharedPrecision):
+        shared = {"activation": entry.activation, "weight": entry.weight}
+        filled = SharedPrecision(shared[left], shared[right], entry.gradient)
+    else:
+        forward = entry.forward._asdict()
+        backward = {
+            "activation": entry.wgrad.activation,
+            "weight": entry.dgrad.weight,
+        }
+        filled = Precision(
+            Forward(forward[left], forward[right]),
+            Dgrad(entry.dgrad.gradient, backward[right]),
+            Wgrad(entry.wgrad.gradient, backward[left]),
+        )
+    _check_shapes(contraction, filled)
+    axes = contraction.axes
+    return jax.tree.map(
+        lambda leaf: leaf if np.shape(leaf) == axes else jnp.broadcast_to(leaf, axes),
+        filled,
+    )
+
+
+def uniform(table: Table, entry: Entry) -> Plan:
+    """Returns the plan that gives every contraction the same entry, `fill`ed.
+
+    Raises:
+        ValueError: A leaf of the entry does not broadcast to some plan axes.
+    """
+    return {
+        contraction.name: fill(contraction, entry) for contraction in table.contractions
+    }
+
+
+def check(plan: Plan, table: Table) -> None:
+    """Checks that `plan` says something usable about each contraction of `table`.
+
+    Raises:
+        ValueError: A path is missing or unknown, a leaf does not broadcast to the plan
+            axes, or a leaf is NaN or infinite (unless it is traced).
+    """
+    names = table.names
+    missing = [name for name in names if name not in plan]
+    if missing:
+        raise ValueError(f"The plan has no entry for the contractions {missing}.")
+    for path in plan:
+        if path not in names:
+            nearest = difflib.get_close_matches(path, names, n=1, cutoff=0.0)
+            raise ValueError(
+                f"The plan has an entry for {path!r}, which is no contraction; the "
+                f"nearest is {nearest}."
+            )
+    for contraction in table.contractions:
+        _check_shapes(contraction, plan[contraction.name])
+        _check_finite(contraction, plan[contraction.name])
+
+
+def match(pattern: str, table: Table) -> dict[str, Bool[np.ndarray, "..."]]:
+    """Returns the contractions that a path pattern means, and which of their layers.
+
+    A pattern is a path in which `*` stands for any part of one component and `**` for
+    any number of components; or "first" or "last", the first or last contraction that
+    multiplies by a parameter. After an `@` it may name layers along the first plan
+    axis, as an index or a slice: "Block/**@0", "Block/**@-2:", "**/Dense_0@:4".
+
+    Returns:
+        Path -> mask over the plan axes.
+
+    Raises:
+        ValueError: The pattern matches nothing, or what follows `@` is no slice.
+    """
+    glob, _, layers = pattern.partition("@")
+    weighted = [c.name for c in table.contractions if "weight" in c.roles]
+    ends = {"first": weighted[:1], "last": weighted[-1:]}
+
+    def matches(name: str) -> bool:
+        if glob in ends and glob not in table.names:
+            return name in ends[glob]
+        return name == glob or _glob(glob.split("/"), name.split("/"))
+
+    masks = {
+        contraction.name: _layers(pattern, layers, contraction.axes)
+        for contraction in table.contractions
+        if matches(contraction.name)
+    }
+    matched = {name: mask for name, mask in masks.items() if mask.any()}
+    if not matched:
+        raise ValueError(
+            f"The rule {pattern!r} matches none of the contractions "
+            f"{list(table.names)} (or none of their layers)."
+        )
+    return matched
+
+
+def assign(
+    patterns: Sequence[str], table: Table
+) -> dict[str, Int32[np.ndarray, "..."]]:
+    """Returns for each contraction and layer the first of the patterns to match.
+
+    Returns:
+        Path -> index of the pattern over the plan axes; `len(patterns)` where none
+        matches.
+
+    Raises:
+        ValueError: A pattern matches nothing, or nothing that an earlier one left.
+    """
+    unmatched = np.int32(len(patterns))
+    owner = {c.name: np.full(c.axes, unmatched) for c in table.contractions}
+    for index, pattern in enumerate(patterns):
+        left = {
+            name: mask & (owner[name] == unmatched)
+            for name, mask in match(pattern, table).items()
+        }
+        if not any(mask.any() for mask in left.values()):
+            raise ValueError(
+                f"The rule {pattern!r} has no effect: the first match wins, and the "
+                f"rules before it, {list(patterns[:index])}, match all that it does."
+            )
+        for name, mask in left.items():
+            owner[name] = np.where(mask, np.int32(index), owner[name])
+    return owner
+
+
+def bits(plan: Plan) -> PyTree[Int32[Any, "..."]]:
+    """Returns the plan with the storage width in bits in the place of each format."""
+    return map_formats(formats.bits, plan)
+
+
+def map_formats(function: Callable[[Format], PyTree], plan: Plan) -> PyTree:
+    """Returns the plan with `function(format)` in the place of each format.
+
+    All formats go through the function together, as one with an axis: a hundred
+    contractions then trace and compile as one does.
+    """
+    flat, structure = jax.tree.flatten(plan, is_leaf=_is_format)
+    if not flat:
+        return plan
+    shapes = [np.broadcast_shapes(*map(np.shape, fmt)) for fmt in flat]
+    mapped = split(function(concatenate(flat, shapes)), shapes)
+    return jax.tree.unflatten(structure, mapped)
+
+
+def concatenate(trees: Sequence[Tree], shapes: Sequence[tuple[int, ...]]) -> Tree:
+    """Returns one tree whose leaves are those of `trees`, flattened, end to end.
+
+    Args:
+        trees: Trees of one structure.
+        shapes: What the leaves of each are broadcast to before.
+    """
+
+    def lay(*leaves: Array) -> Array:
+        pairs = zip(leaves, shapes, strict=True)
+        return jnp.concatenate([jnp.ravel(jnp.broadcast_to(x, s)) for x, s in pairs])
+
+    return jax.tree.map(lay, *trees)
+
+
+def split(tree: Tree, shapes: Sequence[tuple[int, ...]]) -> list[Tree]:
+    """Undoes `concatenate`.
+
+    >>> split(concatenate([jnp.ones(()), jnp.zeros((1, 2))], [(), (1, 2)]), [(), (1, 2)])
+    [Array(1., dtype=float32), Array([[0., 0.]], dtype=float32)]
+    """
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    leaves, structure = jax.tree.flatten(tree)
+    pieces = zip(*(jnp.split(leaf, ends[:-1]) for leaf in leaves), strict=True)
+    return [
+        jax.tree.unflatten(structure, [leaf.reshape(shape) for leaf in piece])
+        for piece, shape in zip(pieces, shapes, strict=True)
+    ]
+
+
+def wider(a: Plan, b: Plan) -> Plan:
+    """Returns for every path, role and layer the format with more bits, else `a`'s."""
+
+    more = jax.tree.map(jnp.greater, bits(b), bits(a))
+
+    def pick(x: Format, y: Format, more: Bool[Array, "..."]) -> Format:
+        return jax.tree.map(lambda u, v: jnp.where(more, v, u), x, y)
+
+    return jax.tree.map(pick, a, b, more, is_leaf=_is_format)
+
+
+def describe(plan: Plan) -> str:
+    """Returns one line of format names per path; layers that differ are listed.
+
+    >>> int4, int8 = formats.get("int4"), formats.get("int8")
+    >>> print(describe({"Dense_0": integers(4, 8), "Dense_1": integers(8, 8)}))
+    Dense_0: activation int4, weight int4, gradient int8
+    Dense_1: activation int8, weight int8, gradient int8
+    """
+    return "\n".join(
+        f"{path}: {_describe_entry(entry)}" for path, entry in plan.items()
+    )
+
+
+def digest(plan: Plan) -> str:
+    """Returns a hash of paths, kinds of entry and formats: equal plans, equal digests.
+
+    >>> digest({"a": integers(4, 8)}) == digest({"a": integers(8, 8)})
+    False
+    """
+    hasher = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(plan):
+        array = np.asarray(leaf)
+        hasher.update(f"{path} {array.dtype} {array.shape}".encode())
+        hasher.update(array.tobytes())
+    return hasher.hexdigest()[:16]
+
+
+def _is_format(node: object) -> bool:
+    return isinstance(node, Format)
+
+
+def _check_shapes(contraction: Contraction, entry: Entry) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(entry):
+        shape, axes = np.shape(leaf), contraction.axes
+        trailing = axes[len(axes) - len(shape) :]
+        if len(shape) > len(axes) or any(
+            size not in (1, axis) for size, axis in zip(shape, trailing, strict=True)
+        ):
+            raise ValueError(
+                f"The plan's {_field(path)} of {contraction.name!r} has the shape "
+                f"{shape}, which does not broadcast to the plan axes {axes}."
+            )
+
+
+def _check_finite(contraction: Contraction, entry: Entry) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(entry):
+        if not isinstance(leaf, Tracer) and not np.all(np.isfinite(leaf)):
+            raise ValueError(
+                f"The plan's {_field(path)} of {contraction.name!r} is {leaf}; every "
+                "field of a format must be finite."
+            )
+
+
+def _field(path: tuple[object, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _glob(pattern: Sequence[str], name: Sequence[str]) -> bool:
+    if not pattern:
+        return not name
+    head, rest = pattern[0], pattern[1:]
+    if head == "**":
+        return any(_glob(rest, name[start:]) for start in range(len(name) + 1))
+    return bool(name) and fnmatch.fnmatchcase(name[0], head) and _glob(rest, name[1:])
+
+
+def _layers(
+    pattern: str, layers: str, axes: tuple[int, ...]
+) -> Bool[np.ndarray, "..."]:
+    """Returns the mask over the plan axes of what follows the `@` of `pattern`."""
+    if not layers:
+        return np.ones(axes, bool)
+    first, colon, last = layers.partition(":")
+    try:
+        start, stop = (int(bound) if bound else None for bound in (first, last))
+    except ValueError:
+        raise ValueError(
+            f"The rule {pattern!r} must name layers as an index or a slice after '@', "
+            f"for instance '@0' or '@-2:', got {layers!r}."
+        ) from None
+    if start is not None and not colon:
+        stop = start + 1 or None
+    mask = np.zeros(axes, bool)
+    if axes:
+        mask[start:stop] = True
+    return mask
+
+
+def _describe_entry(entry: Entry) -> str:
+    named = jax.tree_util.tree_leaves_with_path(entry, is_leaf=_is_format)
+    return ", ".join(f"{_field(path)} {_describe_format(fmt)}" for path, fmt in named)
+
+
+def _describe_format(fmt: Format) -> str:
+    first = Format(*(np.asarray(leaf).flat[0] for leaf in fmt))
+    same = all(np.all(leaf == one) for leaf, one in zip(fmt, first, strict=True))
+    return formats.describe(first if same else fmt)

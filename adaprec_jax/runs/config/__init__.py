@@ -1,0 +1,67 @@
+"""Typed settings of an experiment: plain frozen data, checked when it is made.
+
+Every default lives here and nowhere else, and every number says its unit. What is
+chosen by name is a tagged union: the field `kind` says which model it is. These models
+know no functions; `adaprec_jax.runs.build` turns them into the objects they name.
+
+>>> CPT(min_bits=3, max_bits=8).cycles
+8
+>>> CPT(min_bits=9, max_bits=8)
+Traceback (most recent call last):
+...
+pydantic_core._pydantic_core.ValidationError: 1 validation error for CPT
+  Value error, min_bits (9) must not be above max_bits (8). [type=value_error, ...]
+...
+"""
+
+from adaprec_jax.runs.config.experiment import Experiment as Experiment, Stop as Stop
+from adaprec_jax.runs.config.precision import (
+    CPT as CPT,
+    Constant as Constant,
+    CurrentScaling as CurrentScaling,
+    DelayedScaling as DelayedScaling,
+    DgradFormats as DgradFormats,
+    Float32 as Float32,
+    Formats as Formats,
+    ForwardFormats as ForwardFormats,
+    LateSwitch as LateSwitch,
+    NoScaling as NoScaling,
+    PerLayer as PerLayer,
+    Piecewise as Piecewise,
+    Recipe as Recipe,
+    Rule as Rule,
+    Scaling as Scaling,
+    Schedule as Schedule,
+    SeparateFormats as SeparateFormats,
+    SharedFormats as SharedFormats,
+    ShuffledCPT as ShuffledCPT,
+    TwoThreshold as TwoThreshold,
+    Warmup as Warmup,
+    WgradFormats as WgradFormats,
+)
+from adaprec_jax.runs.config.tasks import (
+    CNN as CNN,
+    MLP as MLP,
+    Digits as Digits,
+    FashionMNIST as FashionMNIST,
+    Model as Model,
+    Shakespeare as Shakespeare,
+    Task as Task,
+    Teacher as Teacher,
+    Transformer as Transformer,
+)
+from adaprec_jax.runs.config.training import (
+    SGD as SGD,
+    Adam as Adam,
+    AdamW as AdamW,
+    ConstantRate as ConstantRate,
+    Cosine as Cosine,
+    DynamicLossScaling as DynamicLossScaling,
+    LearningRate as LearningRate,
+    LossScaling as LossScaling,
+    Momentum as Momentum,
+    NoLossScaling as NoLossScaling,
+    Optimizer as Optimizer,
+    StaticLossScaling as StaticLossScaling,
+    WarmupCosine as WarmupCosine,
+)

@@ -1,0 +1,49 @@
+"""What all settings share: strictness, and the kinds of values."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from adaprec_jax.runs import format_names
+
+
+def _known_format(name: str) -> str:
+    format_names.parse(name)
+    return name
+
+
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
+Bits: TypeAlias = Annotated[int, Field(ge=2, le=16)]
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+LossScale: TypeAlias = Annotated[float, Field(ge=2.0**-126, le=2.0**126)]
+# A folder bears the name, so it holds no separator and does not begin with a dot.
+Name: TypeAlias = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
+]
+FormatName: TypeAlias = Annotated[str, AfterValidator(_known_format)]
+FloatDtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Rounding: TypeAlias = Literal[
+    "nearest_even", "nearest_away", "toward_zero", "stochastic"
+]
+Role: TypeAlias = Literal["activation", "weight", "gradient"]
+Statistic: TypeAlias = Literal[
+    "amax",
+    "mean_abs",
+    "rms",
+    "zero_fraction",
+    "underflow_fraction",
+    "saturation_fraction",
+    "sqnr_db",
+]
+
+
+class Settings(BaseModel):
+    """Frozen and strict; knows no field that is not declared, no infinity, no NaN."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False
+    )

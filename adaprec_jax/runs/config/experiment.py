@@ -1,0 +1,142 @@
+"""The whole experiment, and the rules between its fields."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from adaprec_jax.runs.config.base import (
+    Count,
+    FloatDtype,
+    Name,
+    Positive,
+    Seed,
+    Settings,
+    Statistic,
+)
+from adaprec_jax.runs.config.precision import (
+    CPT,
+    Float32,
+    LateSwitch,
+    PerLayer,
+    Piecewise,
+    Scaling,
+    Schedule,
+    ShuffledCPT,
+    Warmup,
+)
+from adaprec_jax.runs.config.tasks import Model, Task
+from adaprec_jax.runs.config.training import (
+    LossScaling,
+    NoLossScaling,
+    Optimizer,
+    WarmupCosine,
+)
+
+
+class Stop(Settings):
+    """When a run ends before its last step, recorded as diverged."""
+
+    nonfinite_steps: Count = Field(
+        default=1, description="steps in a row with a loss that is not finite"
+    )
+    loss_above: Positive | None = Field(
+        default=None, description="training loss that counts as divergence"
+    )
+
+
+class Experiment(Settings):
+    """Everything that decides the outcome of a run."""
+
+    name: Name = Field(description="of the run's folder; no part of the id")
+    tags: tuple[str, ...] = Field(default=(), description="no part of the id")
+    seed: Seed = Field(default=0, description="root of all random streams")
+    task: Task
+    model: Model
+    optimizer: Optimizer
+    steps: Count = Field(description="train steps, skipped ones included")
+    batch_size: Count = Field(description="examples per step")
+    micro_batches: Count = Field(
+        default=1, description="parts of a batch whose gradients are averaged"
+    )
+    steps_per_dispatch: Count = Field(
+        default=1, description="steps in one call of the compiled program"
+    )
+    evaluate_every: Count = Field(default=100, description="steps")
+    checkpoint_every: Count = Field(default=500, description="steps")
+    log_every: Count = Field(default=1, description="steps between rows of metrics")
+    statistics: tuple[Statistic, ...] = Field(
+        default=(), description="logged per contraction and role"
+    )
+    schedule: Schedule = Float32()
+    scaling: Scaling = Scaling()
+    compute_dtype: FloatDtype | None = Field(
+        default=None, description="between contractions; none is as the model has it"
+    )
+    parameter_dtype: FloatDtype = Field(
+        default="float32", description="narrower ones have a float32 master"
+    )
+    loss_scaling: LossScaling = NoLossScaling()
+    stop: Stop = Stop()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Experiment":
+        if faults := [*_faults(self)]:
+            raise ValueError("\n".join(faults))
+        return self
+
+
+# Which model reads the examples of which task.
+_MODELS = {
+    "digits": "mlp",
+    "fashion_mnist": "cnn",
+    "shakespeare": "transformer",
+    "teacher": "mlp",
+}
+
+
+def _faults(experiment: Experiment) -> Iterator[str]:
+    """Yields a sentence for each rule between fields that does not hold."""
+    task, model, steps = experiment.task, experiment.model, experiment.steps
+    if model.kind != _MODELS[task.kind]:
+        yield (
+            f"model.kind: the task {task.kind} needs {_MODELS[task.kind]}, "
+            f"got {model.kind}."
+        )
+    if experiment.batch_size % experiment.micro_batches:
+        yield (
+            f"batch_size ({experiment.batch_size}) must be a multiple of "
+            f"micro_batches ({experiment.micro_batches})."
+        )
+    dispatch = experiment.steps_per_dispatch
+    for field in ("steps", "evaluate_every", "checkpoint_every"):
+        if (value := getattr(experiment, field)) % dispatch:
+            yield (
+                f"{field} ({value}) must be a multiple of steps_per_dispatch "
+                f"({dispatch})."
+            )
+    rate = experiment.optimizer.learning_rate
+    if isinstance(rate, WarmupCosine) and rate.warmup_steps >= steps:
+        yield (
+            f"optimizer.learning_rate.warmup_steps ({rate.warmup_steps}) must be below "
+            f"steps ({steps})."
+        )
+    yield from _schedule_faults("schedule", experiment.schedule, steps)
+
+
+def _schedule_faults(path: str, schedule: Any, steps: int) -> Iterator[str]:
+    """Yields a sentence for each part of a schedule that the run never reaches."""
+    match schedule:
+        case Piecewise(boundaries=(*_, last)) if last >= steps:
+            yield f"{path}.boundaries ({last}) must be below steps ({steps})."
+        case Warmup(warmup_steps=last) if last >= steps:
+            yield f"{path}.warmup_steps ({last}) must be below steps ({steps})."
+        case LateSwitch(fraction=fraction) if not 0 < round(fraction * steps) < steps:
+            yield f"{path}.fraction ({fraction}) leaves no step of {steps} on one side."
+        case CPT(cycles=cycles) | ShuffledCPT(cycles=cycles) if cycles > steps:
+            yield f"{path}.cycles ({cycles}) must not be above steps ({steps})."
+        case PerLayer(rules=rules, default=default):
+            yield from _schedule_faults(f"{path}.default", default, steps)
+            for index, rule in enumerate(rules):
+                where = f"{path}.rules.{index}.schedule"
+                yield from _schedule_faults(where, rule.schedule, steps)

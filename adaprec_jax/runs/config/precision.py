@@ -1,0 +1,275 @@
+"""In which precision it is trained: formats, their schedule, scaling recipes."""
+
+from itertools import pairwise
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from adaprec_jax.runs.config.base import (
+    Bits,
+    Count,
+    FormatName,
+    Fraction,
+    Role,
+    Rounding,
+    Seed,
+    Settings,
+)
+
+
+class SharedFormats(Settings):
+    """Formats of a contraction whose products share one rounded copy per tensor."""
+
+    kind: Literal["shared"] = "shared"
+    activation: FormatName = "float32"
+    weight: FormatName = "float32"
+    gradient: FormatName = "float32"
+
+
+class ForwardFormats(Settings):
+    """Formats of the operands of the forward product."""
+
+    activation: FormatName = "float32"
+    weight: FormatName = "float32"
+
+
+class DgradFormats(Settings):
+    """Formats of the operands of the activation's gradient."""
+
+    gradient: FormatName = "float32"
+    weight: FormatName = "float32"
+
+
+class WgradFormats(Settings):
+    """Formats of the operands of the weight's gradient."""
+
+    gradient: FormatName = "float32"
+    activation: FormatName = "float32"
+
+
+class SeparateFormats(Settings):
+    """Formats of a contraction, separately for each operand of each product."""
+
+    kind: Literal["separate"] = "separate"
+    forward: ForwardFormats = ForwardFormats()
+    dgrad: DgradFormats = DgradFormats()
+    wgrad: WgradFormats = WgradFormats()
+
+
+Formats: TypeAlias = Annotated[
+    SharedFormats | SeparateFormats, Field(discriminator="kind")
+]
+
+
+BFLOAT16 = SharedFormats(activation="bfloat16", weight="bfloat16", gradient="bfloat16")
+
+
+class Float32(Settings):
+    """No rounding at all."""
+
+    kind: Literal["float32"] = "float32"
+
+
+class Constant(Settings):
+    """The same formats at every step."""
+
+    kind: Literal["constant"] = "constant"
+    precision: Formats = SharedFormats()
+
+
+class Piecewise(Settings):
+    """One precision up to each boundary, and one after the last."""
+
+    kind: Literal["piecewise"] = "piecewise"
+    boundaries: tuple[Count, ...] = Field(
+        min_length=1, description="steps at which the next precision begins"
+    )
+    precisions: tuple[Formats, ...] = Field(description="one more than boundaries")
+
+    @model_validator(mode="after")
+    def _one_precision_per_piece(self) -> "Piecewise":
+        if any(left >= right for left, right in pairwise(self.boundaries)):
+            raise ValueError(f"boundaries must rise, got {list(self.boundaries)}.")
+        if len(self.precisions) != len(self.boundaries) + 1:
+            raise ValueError(
+                "precisions must be one more than boundaries, got "
+                f"{len(self.precisions)} and {len(self.boundaries)}."
+            )
+        _check_alike(*self.precisions)
+        return self
+
+
+class Warmup(Settings):
+    """A high precision at first, then a low one."""
+
+    kind: Literal["warmup"] = "warmup"
+    warmup_steps: Count = Field(description="steps in the high precision")
+    high: Formats = BFLOAT16
+    low: Formats = SharedFormats()
+
+    @model_validator(mode="after")
+    def _alike(self) -> "Warmup":
+        _check_alike(self.high, self.low)
+        return self
+
+
+class LateSwitch(Settings):
+    """A low precision, then a high one to the end, arXiv:2509.25149."""
+
+    kind: Literal["late_switch"] = "late_switch"
+    fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.82, description="of the run, in the low precision"
+    )
+    products: Literal["forward", "all"] = Field(
+        default="all", description="which products switch"
+    )
+    low: Formats = SharedFormats()
+    high: Formats = BFLOAT16
+
+    @model_validator(mode="after")
+    def _alike(self) -> "LateSwitch":
+        if self.products == "all":
+            _check_alike(self.low, self.high)
+        return self
+
+
+class _IntegerBits(Settings):
+    min_bits: Bits = Field(default=3, description="fewest, of activations and weights")
+    max_bits: Bits = Field(default=8, description="most, of activations and weights")
+    gradient_bits: Bits = Field(default=8, description="of gradients, constant")
+
+    @model_validator(mode="after")
+    def _min_to_max(self) -> "_IntegerBits":
+        if self.min_bits > self.max_bits:
+            raise ValueError(
+                f"min_bits ({self.min_bits}) must not be above max_bits "
+                f"({self.max_bits})."
+            )
+        return self
+
+
+class CPT(_IntegerBits):
+    """Cyclic precision training: bits along a cosine, arXiv:2101.09868."""
+
+    kind: Literal["cpt"] = "cpt"
+    cycles: Count = Field(default=8, description="rises from min_bits to max_bits")
+
+
+class ShuffledCPT(_IntegerBits):
+    """The bits of `cpt` in random order: the same cost, without the cycle."""
+
+    kind: Literal["shuffled_cpt"] = "shuffled_cpt"
+    cycles: Count = Field(default=8, description="in the bits before the shuffle")
+    shuffle_seed: Seed = Field(default=0, description="of the order")
+
+
+class TwoThreshold(_IntegerBits):
+    """A controller per layer that keeps a signal between two thresholds."""
+
+    kind: Literal["two_threshold"] = "two_threshold"
+    start_bits: Bits = Field(default=8, description="before the first decision")
+    low: Fraction = Field(default=0.01, description="signal that takes a bit")
+    high: Fraction = Field(default=0.05, description="signal that adds a bit")
+    patience: Count = Field(default=1, description="checks in a row that must agree")
+    every: Count = Field(default=10, description="steps between checks")
+    signal: Literal["underflow_fraction", "saturation_fraction"] = "underflow_fraction"
+    roles: tuple[Role, ...] = Field(
+        default=("activation", "weight"),
+        min_length=1,
+        description="tensors whose largest signal counts",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "TwoThreshold":
+        if not self.min_bits <= self.start_bits <= self.max_bits:
+            raise ValueError(
+                f"start_bits ({self.start_bits}) must lie in min_bits to max_bits "
+                f"({self.min_bits} to {self.max_bits})."
+            )
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high}).")
+        return self
+
+
+class Rule(Settings):
+    """A schedule for the contractions whose path matches a pattern."""
+
+    pattern: str = Field(
+        min_length=1, description="a glob of paths, first or last; @ names layers"
+    )
+    schedule: "Schedule"
+
+
+class PerLayer(Settings):
+    """Schedules by path; of several rules that match, the first counts."""
+
+    kind: Literal["per_layer"] = "per_layer"
+    rules: tuple[Rule, ...] = Field(min_length=1, description="in order of priority")
+    default: "Schedule" = Field(description="where no rule matches")
+
+    @model_validator(mode="after")
+    def _patterns_differ(self) -> "PerLayer":
+        patterns = [rule.pattern for rule in self.rules]
+        if len(set(patterns)) < len(patterns):
+            raise ValueError(f"rules must have different patterns, got {patterns}.")
+        return self
+
+
+Schedule: TypeAlias = Annotated[
+    Float32
+    | Constant
+    | Piecewise
+    | Warmup
+    | LateSwitch
+    | CPT
+    | ShuffledCPT
+    | TwoThreshold
+    | PerLayer,
+    Field(discriminator="kind"),
+]
+Rule.model_rebuild()
+PerLayer.model_rebuild()
+
+
+def _check_alike(*formats: Formats) -> None:
+    """Refuses formats of both kinds, which no one schedule can choose between."""
+    kinds = [choice.kind for choice in formats]
+    if len(set(kinds)) > 1:
+        raise ValueError(f"all precisions must be of one kind, got {kinds}.")
+
+
+class NoScaling(Settings):
+    """Rounds to the format's own range."""
+
+    kind: Literal["none"] = "none"
+    rounding: Rounding = "nearest_even"
+
+
+class CurrentScaling(Settings):
+    """Scales a tensor by its present largest magnitude."""
+
+    kind: Literal["current"] = "current"
+    power_of_two: bool = Field(default=True, description="round the scale up to 2^k")
+    rounding: Rounding = "nearest_even"
+
+
+class DelayedScaling(Settings):
+    """Scales a tensor by its largest magnitude of the last steps."""
+
+    kind: Literal["delayed"] = "delayed"
+    history: Count = Field(default=1024, description="steps that are remembered")
+    margin: int = Field(default=0, description="powers of two left free above")
+    rounding: Rounding = "nearest_even"
+
+
+Recipe: TypeAlias = Annotated[
+    NoScaling | CurrentScaling | DelayedScaling, Field(discriminator="kind")
+]
+
+
+class Scaling(Settings):
+    """How tensors are brought into the range of their format, by role."""
+
+    activation: Recipe = CurrentScaling()
+    weight: Recipe = CurrentScaling()
+    gradient: Recipe = CurrentScaling()

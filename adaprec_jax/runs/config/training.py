@@ -1,0 +1,157 @@
+"""How it is trained: optimizer, learning rate, loss scaling."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from adaprec_jax.runs.config.base import (
+    Count,
+    Decay,
+    LossScale,
+    NotNegative,
+    Positive,
+    Settings,
+)
+
+
+class ConstantRate(Settings):
+    """The same learning rate at every step."""
+
+    kind: Literal["constant"] = "constant"
+    peak: Positive = Field(description="learning rate")
+
+
+class _Falling(Settings):
+    peak: Positive = Field(description="highest learning rate")
+    final: NotNegative = Field(default=0.0, description="learning rate at the end")
+
+    @model_validator(mode="after")
+    def _peak_is_highest(self) -> "_Falling":
+        if self.final > self.peak:
+            raise ValueError(
+                f"final ({self.final}) must not be above peak ({self.peak})."
+            )
+        return self
+
+
+class Cosine(_Falling):
+    """A learning rate that falls from `peak` to `final` along half a cosine."""
+
+    kind: Literal["cosine"] = "cosine"
+
+
+class WarmupCosine(_Falling):
+    """A linear rise from 0 to `peak`, then half a cosine to `final`."""
+
+    kind: Literal["warmup_cosine"] = "warmup_cosine"
+    warmup_steps: Count = Field(description="applied steps of the rise")
+
+
+LearningRate: TypeAlias = Annotated[
+    ConstantRate | Cosine | WarmupCosine, Field(discriminator="kind")
+]
+
+
+class _Optimizer(Settings):
+    learning_rate: LearningRate = Field(description="reads applied, not skipped steps")
+    clip_norm: Positive | None = Field(
+        default=None, description="largest global norm of the unscaled gradient"
+    )
+
+
+class SGD(_Optimizer):
+    """Gradient descent."""
+
+    kind: Literal["sgd"] = "sgd"
+    weight_decay: NotNegative = Field(default=0.0, description="added to the gradient")
+
+
+class Momentum(_Optimizer):
+    """Gradient descent with momentum."""
+
+    kind: Literal["momentum"] = "momentum"
+    decay: Decay = Field(default=0.9, description="of the accumulated gradient")
+    nesterov: bool = Field(default=False, description="look ahead")
+    weight_decay: NotNegative = Field(default=0.0, description="added to the gradient")
+
+
+class Adam(_Optimizer):
+    """Adam, arXiv:1412.6980."""
+
+    kind: Literal["adam"] = "adam"
+    b1: Decay = Field(default=0.9, description="decay of the first moment")
+    b2: Decay = Field(default=0.999, description="decay of the second moment")
+    eps: Positive = Field(default=1e-8, description="added to the root")
+
+
+class AdamW(_Optimizer):
+    """Adam with decoupled weight decay, arXiv:1711.05101."""
+
+    kind: Literal["adamw"] = "adamw"
+    b1: Decay = Field(default=0.9, description="decay of the first moment")
+    b2: Decay = Field(default=0.999, description="decay of the second moment")
+    eps: Positive = Field(default=1e-8, description="added to the root")
+    weight_decay: NotNegative = Field(
+        default=1e-4, description="times learning rate and parameter"
+    )
+
+
+Optimizer: TypeAlias = Annotated[
+    SGD | Momentum | Adam | AdamW, Field(discriminator="kind")
+]
+
+
+class NoLossScaling(Settings):
+    """The loss as it is; a gradient that is not finite is skipped."""
+
+    kind: Literal["none"] = "none"
+    max_consecutive_skips: Count = Field(
+        default=10, description="skipped steps in a row that mean divergence"
+    )
+
+
+class StaticLossScaling(Settings):
+    """The loss times a constant."""
+
+    kind: Literal["static"] = "static"
+    scale: LossScale = Field(default=2.0**15, description="factor of the loss")
+    max_consecutive_skips: Count = Field(
+        default=10, description="skipped steps in a row that mean divergence"
+    )
+
+
+class DynamicLossScaling(Settings):
+    """A factor that grows until gradients overflow, arXiv:1710.03740."""
+
+    kind: Literal["dynamic"] = "dynamic"
+    init_scale: LossScale = Field(
+        default=2.0**15, description="first factor of the loss"
+    )
+    growth_interval: Count = Field(
+        default=2000, description="finite steps in a row after which it grows"
+    )
+    growth_factor: Annotated[float, Field(gt=1)] = Field(
+        default=2.0, description="what it is multiplied by then"
+    )
+    backoff_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.5, description="what it is multiplied by after a skipped step"
+    )
+    min_scale: LossScale = Field(default=1.0, description="floor")
+    max_scale: LossScale = Field(default=2.0**24, description="ceiling")
+    max_consecutive_skips: Count = Field(
+        default=10, description="skipped steps in a row, at the floor: divergence"
+    )
+
+    @model_validator(mode="after")
+    def _between_floor_and_ceiling(self) -> "DynamicLossScaling":
+        if not self.min_scale <= self.init_scale <= self.max_scale:
+            raise ValueError(
+                "min_scale <= init_scale <= max_scale must hold, got "
+                f"{self.min_scale}, {self.init_scale}, {self.max_scale}."
+            )
+        return self
+
+
+LossScaling: TypeAlias = Annotated[
+    NoLossScaling | StaticLossScaling | DynamicLossScaling, Field(discriminator="kind")
+]

@@ -1,0 +1,61 @@
+"""Which run is which: an id made of what decides its outcome."""
+
+import hashlib
+import json
+from typing import Any
+
+from adaprec_jax.runs.config import (
+    Digits,
+    Experiment,
+    FashionMNIST,
+    Shakespeare,
+    Task,
+    Teacher,
+)
+from adaprec_jax.tasks import pinned
+
+
+def run_id(experiment: Experiment) -> str:
+    """Returns the id of the run: 12 hexadecimal digits.
+
+    They are the first of the sha256 of `deciding` settings and data fingerprint, as
+    canonical JSON. Typing the same experiment again gives the same id, whatever its
+    name and wherever its data lies.
+    """
+    whole = {"config": deciding(experiment), "data": fingerprint(experiment.task)}
+    return hashlib.sha256(canonical(whole).encode()).hexdigest()[:12]
+
+
+def deciding(experiment: Experiment) -> dict[str, Any]:
+    """Returns the settings that decide the outcome, as JSON values.
+
+    Left out are the name, the tags and the folder that the data lies in.
+    """
+    return experiment.model_dump(
+        mode="json", exclude={"name": True, "tags": True, "task": {"folder": True}}
+    )
+
+
+def canonical(tree: Any) -> str:
+    """Returns the one JSON text of a tree of JSON values.
+
+    >>> canonical({"b": 1e-3, "a": [True, None]})
+    '{"a":[true,null],"b":0.001}'
+    """
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(task: Task) -> str:
+    """Returns what names the data of a task, as `adaprec_jax.tasks` computes it.
+
+    The data itself is not needed: tasks accept no other than the pinned one.
+    """
+    match task:
+        case Digits():
+            return pinned.fingerprint(pinned.DIGITS.values())
+        case FashionMNIST():
+            return pinned.fingerprint(pinned.FASHION_MNIST.values())
+        case Shakespeare():
+            return pinned.fingerprint(pinned.SHAKESPEARE.values())
+        case Teacher():
+            return f"teacher-{task.target}-{task.size}-{task.features}-{task.outputs}"

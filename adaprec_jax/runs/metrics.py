@@ -1,0 +1,108 @@
+"""The numbers of a run, one line of text per step: a store that survives SIGKILL.
+
+A line is a JSON object, `{"step":3,"loss":2.50000000e-01}`. A process that dies leaves
+at most one torn line, the last, which readers ignore and the next writer removes.
+pandas and duckdb read the file as it is (duckdb beyond 200 names with
+`read_json(..., map_inference_threshold=-1)`). Values are float32, written with the nine
+significant digits that restore it to the bit; NaN and infinities are the words NaN,
+Infinity and -Infinity, which these readers know.
+
+Several lines may belong to one step, with each name in one of them.
+"""
+
+import functools
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from adaprec_jax.runs.errors import writing
+
+_STEP = re.compile(rb'\{"step":(\d+)[,}]')
+
+
+def start(path: Path, step: int) -> io.FileIO:
+    """Returns the file for appending, without what it says about later steps.
+
+    Args:
+        path: The file; it need not exist.
+        step: How many steps the state that the run goes on from has completed.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    with writing(path):
+        path.touch()
+        with path.open("r+b") as file:
+            file.truncate(sum(map(len, _lines(file, step))))
+        return path.open("ab", buffering=0)
+
+
+def append(
+    file: io.FileIO, steps: Sequence[int], columns: Mapping[str, Sequence[int | float]]
+) -> None:
+    """Appends a line per step; afterwards the operating system has them.
+
+    Args:
+        file: What `start` returned.
+        steps: How many steps were completed, of each line; they never fall.
+        columns: By name, one float32 value per line.
+
+    Raises:
+        InputError: The file cannot be written, for instance on a full disk.
+    """
+    names = tuple(columns)
+    rows = zip(steps, *columns.values(), strict=True)
+    unwritten = memoryview("".join(_line(names, row) for row in rows).encode())
+    with writing(file.name):
+        while unwritten:
+            unwritten = unwritten[file.write(unwritten) :]
+
+
+def read(path: Path) -> dict[str, dict[int, float]]:
+    """Returns the values by name and step.
+
+    Raises:
+        ValueError: A name has two values at one step.
+    """
+    columns: dict[str, dict[int, float]] = {}
+    with path.open("rb") as file:
+        for line in _lines(file):
+            row = json.loads(line)
+            step = row.pop("step")
+            for name, value in row.items():
+                column = columns.setdefault(name, {})
+                if step in column:
+                    raise ValueError(f"{path} has two values of {name} at step {step}.")
+                column[step] = value
+    return columns
+
+
+def _lines(file: io.BufferedIOBase, up_to: int | None = None) -> Iterator[bytes]:
+    """Yields the whole lines, up to the last one of a step."""
+    for line in file:
+        match = _STEP.match(line)
+        if not match or not line.endswith(b"\n"):
+            return
+        if up_to is not None and int(match[1]) > up_to:
+            return
+        yield line
+
+
+def _line(names: tuple[str, ...], row: tuple[int | float, ...]) -> str:
+    if math.isfinite(sum(row)):
+        return _template(names, "%.8e") % row
+    return _template(names, "%s") % (row[0], *map(_number, row[1:]))
+
+
+@functools.cache
+def _template(names: tuple[str, ...], number: str) -> str:
+    """Returns a line with a place for each value: five times as fast as `json`."""
+    quoted = (json.dumps(name).replace("%", "%%") for name in names)
+    return "".join(['{"step":%d', *(f",{name}:{number}" for name in quoted), "}\n"])
+
+
+def _number(value: int | float) -> str:
+    return f"{value:.8e}" if math.isfinite(value) else json.dumps(value)

@@ -1,0 +1,278 @@
+"""Scaling recipes: how a tensor is brought into the range of its format.
+
+A recipe is three pure functions. `round` gives the tensor in the format's own units
+and the scale that leads back, x ~= rounded * scale; `update` gives the next state of a
+recipe that has one, from the largest magnitude seen. (Transformer Engine calls the
+reciprocal `scale`, and this one `scale_inv`.)
+
+The format is data, so whether a recipe acts is data as well: where `fmt.scaled` is
+false the scale is exactly 1 and the tensor is rounded as it is, with the format's own
+overflow. Where a recipe acts, finite values beyond the range saturate, and an infinity
+or NaN in the tensor makes the result non-finite: no clip hides it from the loss scale.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float32
+
+from adaprec_jax.formats import SATURATE, Format
+from adaprec_jax.quantizers import quantize
+
+_MAX_EXPONENT = 126  # 2^-126 and 2^126: both float32, and each other's reciprocal
+
+
+class Recipe(NamedTuple):
+    """How a tensor is scaled and rounded; static, only what it does is traced.
+
+    Attributes:
+        init: `init(shape) -> state`: the first state of tensors with that shape of
+            scales, `()` for one tensor; `()` for a recipe without state.
+        round: `round(x, fmt, state, *, axes, key, axis_names=()) -> (rounded, scale)`:
+            both float32; `scale` has the shape of `x` with size 1 at `axes`, over
+            which one scale is shared, and the mesh axes `axis_names` (inside
+            `shard_map`) share it too. The fields of `fmt` are scalars or have the rank
+            of `x`. `key` is for stochastic rounding, else None.
+        update: `update(state, fmt, amax) -> state` after a step in which the largest
+            magnitude was `amax`, of the shape of the state's scales.
+    """
+
+    init: Callable[[tuple[int, ...]], Any]
+    round: Callable[..., tuple[Float32[Array, "..."], Float32[Array, "..."]]]
+    update: Callable[[Any, Format, Float32[Array, "..."]], Any]
+
+
+class Recipes(NamedTuple):
+    """The recipes of one contraction's tensors, by role."""
+
+    activation: Recipe
+    weight: Recipe
+    gradient: Recipe
+
+
+class DelayedState(NamedTuple):
+    """State of `delayed`.
+
+    Attributes:
+        amax: The magnitude that now maps to the format's largest value; 0 until the
+            first nonzero tensor, which means scale 1.
+        history: The largest magnitudes of the last steps along the last axis; slot 0
+            is written next, zeros are not yet written.
+    """
+
+    amax: Float32[Array, "*shape"]
+    history: Float32[Array, "*shape history"]
+
+
+def none(*, rounding: str = "nearest_even") -> Recipe:
+    """Returns the recipe that scales nothing: a cast, with the format's own overflow.
+
+    >>> from adaprec_jax import formats
+    >>> fmt = formats.get("float8_e5m2")
+    >>> none().round(jnp.array([0.3, 1e6]), fmt, (), axes=(0,), key=None)
+    (Array([0.3125,    inf], dtype=float32), Array([1.], dtype=float32))
+    """
+
+    def round_unscaled(
+        x: Float[Array, "..."],
+        fmt: Format,
+        state: tuple[()],
+        *,
+        axes: tuple[int, ...],
+        key: ArrayLike | None,
+        axis_names: tuple[str, ...] = (),
+    ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
+        del state, axis_names
+        x = x.astype(jnp.float32)
+        rounded = quantize(x, fmt, rounding=rounding, overflow="format", key=key)
+        return rounded, jnp.ones(_shape_of_scale(x, axes), jnp.float32)
+
+    return Recipe(_no_state, round_unscaled, _keep_state)
+
+
+def current(*, power_of_two: bool = True, rounding: str = "nearest_even") -> Recipe:
+    """Returns the recipe that maps the tensor's own largest magnitude to the format's.
+
+    scale = amax / max_value, within 2^-126 to 2^126, so that an all-zero, tiny or huge
+    tensor never gives NaN. Transformer Engine calls this current scaling.
+
+    Args:
+        power_of_two: Whether the scale is rounded up to a power of two: the largest
+            magnitude then lies in the upper half of the range and never beyond it, and
+            scaling alone changes no value.
+        rounding: As in `adaprec_jax.quantize`.
+
+    >>> from adaprec_jax import formats
+    >>> fmt = formats.get("float8_e4m3fn")
+    >>> current().round(jnp.array([3.0, 1000.0]), fmt, (), axes=(0,), key=None)
+    (Array([  0.75, 256.  ], dtype=float32), Array([4.], dtype=float32))
+    """
+
+    def round_by_own_amax(
+        x: Float[Array, "..."],
+        fmt: Format,
+        state: tuple[()],
+        *,
+        axes: tuple[int, ...],
+        key: ArrayLike | None,
+        axis_names: tuple[str, ...] = (),
+    ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
+        del state
+        amax = largest_magnitude(x, axes, axis_names)
+        find_multiplier = _power_of_two_multiplier if power_of_two else _multiplier
+        multiplier = find_multiplier(amax, jnp.asarray(fmt.max_value))
+        multiplier = jnp.where(jnp.isfinite(amax), multiplier, jnp.nan)
+        return _round_scaled(x, fmt, multiplier, rounding, key)
+
+    return Recipe(_no_state, round_by_own_amax, _keep_state)
+
+
+def delayed(
+    history: int = 1024, margin: int = 0, *, rounding: str = "nearest_even"
+) -> Recipe:
+    """Returns the recipe that scales by the largest magnitude of the last steps.
+
+    The order is Transformer Engine's: the tensor is rounded with the scale in force;
+    then its amax enters the history, and the next scale is the largest of the history
+    times 2^margin over max_value. It stays where the history holds nothing but zeros.
+    The state keeps magnitudes, not scales, so a format may change between two steps.
+    A non-finite amax is not stored: the state is as if that step had not been.
+
+    Args:
+        history: Steps that are remembered.
+        margin: Powers of two that are left free above the largest magnitude.
+        rounding: As in `adaprec_jax.quantize`.
+
+    Raises:
+        ValueError: `history` is less than 1.
+
+    >>> from adaprec_jax import formats
+    >>> recipe, fmt = delayed(history=4), formats.get("float8_e4m3fn")
+    >>> x, state = jnp.array([1.0, -2.0]), recipe.init(())
+    >>> recipe.round(x, fmt, state, axes=(0,), key=None)[0]
+    Array([ 1., -2.], dtype=float32)
+    >>> state = recipe.update(state, fmt, jnp.float32(2.0))
+    >>> recipe.round(x, fmt, state, axes=(0,), key=None)[0]
+    Array([ 224., -448.], dtype=float32)
+    """
+    if history < 1:
+        raise ValueError(f"history must be at least 1, got {history}.")
+
+    def init(shape: tuple[int, ...]) -> DelayedState:
+        return DelayedState(
+            amax=jnp.zeros(shape, jnp.float32),
+            history=jnp.zeros((*shape, history), jnp.float32),
+        )
+
+    def round_by_history(
+        x: Float[Array, "..."],
+        fmt: Format,
+        state: DelayedState,
+        *,
+        axes: tuple[int, ...],
+        key: ArrayLike | None,
+        axis_names: tuple[str, ...] = (),
+    ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
+        del axis_names  # the amax of the update is reduced over them
+        amax = state.amax.reshape(_shape_of_scale(x, axes))
+        multiplier = _multiplier(amax, jnp.asarray(fmt.max_value)) * 2.0**-margin
+        multiplier = jnp.where(amax > 0, multiplier, 1.0)
+        rounded, scale = _round_scaled(x, fmt, multiplier, rounding, key)
+        hidden = fmt.scaled & jnp.isinf(x)  # no amax of this tensor tells of it
+        return jnp.where(hidden, x.astype(jnp.float32), rounded), scale
+
+    def update(
+        state: DelayedState, fmt: Format, amax: Float32[Array, "*shape"]
+    ) -> DelayedState:
+        del fmt
+        filled = state.history.at[..., 0].set(amax)
+        largest = jnp.max(filled, axis=-1)
+        rolled = jnp.roll(filled, -1, axis=-1).at[..., 0].set(0.0)
+        stored = jnp.isfinite(amax)
+        return DelayedState(
+            amax=jnp.where(stored & (largest > 0), largest, state.amax),
+            history=jnp.where(stored[..., None], rolled, state.history),
+        )
+
+    return Recipe(init, round_by_history, update)
+
+
+def largest_magnitude(
+    x: Float[Array, "..."], axes: tuple[int, ...], axis_names: tuple[str, ...] = ()
+) -> Float32[Array, "..."]:
+    """Returns the largest |x| over `axes`, kept with size 1, and over mesh axes.
+
+    A NaN in `x` gives a non-finite result.
+
+    >>> largest_magnitude(jnp.array([[1.0, -3.0], [2.0, 0.0]]), (1,))
+    Array([[3.],
+           [2.]], dtype=float32)
+    """
+    amax = jnp.max(jnp.abs(x.astype(jnp.float32)), axes, keepdims=True, initial=0.0)
+    if not axis_names:
+        return amax
+    # A reduction between devices may drop a NaN, never an infinity.
+    return lax.pmax(jnp.where(jnp.isnan(amax), jnp.inf, amax), axis_names)
+
+
+def _round_scaled(
+    x: Float[Array, "..."],
+    fmt: Format,
+    multiplier: Float32[Array, "..."],
+    rounding: str,
+    key: ArrayLike | None,
+) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
+    """Rounds `x * multiplier`, saturating, where `fmt` is scaled, and `x` elsewhere."""
+    x = x.astype(jnp.float32)
+    multiplier = jnp.where(fmt.scaled, multiplier, 1.0)
+    # Not times 1: XLA may flush float32's subnormals in a product.
+    scaled = jnp.where(fmt.scaled, x * multiplier, x)
+    saturating = fmt._replace(overflow=jnp.where(fmt.scaled, SATURATE, fmt.overflow))
+    rounded = quantize(
+        scaled, saturating, rounding=rounding, overflow="format", key=key
+    )
+    return rounded, 1.0 / multiplier
+
+
+def _multiplier(
+    amax: Float32[Array, "..."], max_value: Float32[Array, "..."]
+) -> Float32[Array, "..."]:
+    """Returns max_value / amax within 2^-126 to 2^126."""
+    quotient = max_value / jnp.maximum(amax, 2.0**-_MAX_EXPONENT)
+    return jnp.clip(quotient, 2.0**-_MAX_EXPONENT, 2.0**_MAX_EXPONENT)
+
+
+def _power_of_two_multiplier(
+    amax: Float32[Array, "..."], max_value: Float32[Array, "..."]
+) -> Float32[Array, "..."]:
+    """Returns max_value / amax rounded down to a power of two, 2^-126 to 2^126.
+
+    The bits of float32 are exponent and fraction in one integer, so that the quotient
+    of two positive numbers, rounded up to a power of two, is their difference rounded
+    up to a whole exponent: no division, no rounding on the way.
+    """
+    difference = _bits_of(amax) - _bits_of(max_value)
+    exponent = (difference + 0x7FFFFF) >> 23
+    exponent = jnp.clip(exponent, -_MAX_EXPONENT, _MAX_EXPONENT)
+    return lax.bitcast_convert_type((127 - exponent) << 23, jnp.float32)
+
+
+def _bits_of(x: Float32[Array, "..."]) -> Array:
+    return lax.bitcast_convert_type(x, jnp.int32)
+
+
+def _shape_of_scale(x: Float[Array, "..."], axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+
+
+def _no_state(shape: tuple[int, ...]) -> tuple[()]:
+    del shape
+    return ()
+
+
+def _keep_state(state: tuple[()], fmt: Format, amax: Array) -> tuple[()]:
+    del fmt, amax
+    return state

@@ -1,0 +1,37 @@
+"""Precision schedules: pairs of pure functions that decide each step's plan.
+
+A schedule of one's own is a factory that returns a `Schedule`; it goes into one file,
+one line here and one line in the table of contract tests.
+"""
+
+from adaprec_jax.schedules.combinators import clip, delay, hold, join, per_layer
+from adaprec_jax.schedules.constant import constant
+from adaprec_jax.schedules.cpt import cpt, cpt_bits
+from adaprec_jax.schedules.late_switch import late_switch
+from adaprec_jax.schedules.piecewise import piecewise
+from adaprec_jax.schedules.schedule import Schedule, Scope, select
+from adaprec_jax.schedules.tabulated import TabulatedState, shuffled, stack, tabulated
+from adaprec_jax.schedules.two_threshold import two_threshold
+from adaprec_jax.schedules.warmup import warmup
+
+__all__ = [
+    "Schedule",
+    "Scope",
+    "TabulatedState",
+    "clip",
+    "constant",
+    "cpt",
+    "cpt_bits",
+    "delay",
+    "hold",
+    "join",
+    "late_switch",
+    "per_layer",
+    "piecewise",
+    "select",
+    "shuffled",
+    "stack",
+    "tabulated",
+    "two_threshold",
+    "warmup",
+]

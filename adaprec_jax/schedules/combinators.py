@@ -1,0 +1,289 @@
+"""Schedules made of schedules: in time, by path, within bounds, later, less often."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32, PyTree
+
+from adaprec_jax import formats
+from adaprec_jax.contractions.statistics import Stats
+from adaprec_jax.contractions.table import Table
+from adaprec_jax.formats import Format
+from adaprec_jax.plan import assign, map_formats
+from adaprec_jax.precision import Entry, Plan
+from adaprec_jax.schedules.schedule import Schedule, select
+from adaprec_jax.stats import empty
+
+
+class JoinState(NamedTuple):
+    """State of `join`: those of its parts, and where each but the first begins."""
+
+    parts: tuple[PyTree, ...]
+    boundaries: Int32[Array, "boundaries"]
+
+
+def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
+    """Follows `schedules[0]` at first and `schedules[k + 1]` from `boundaries[k]` on.
+
+    Each schedule counts steps from its own beginning, and learns from statistics only
+    while it is followed.
+
+    Args:
+        schedules: Schedules whose plans have entries of one type.
+        boundaries: Steps at which the next one takes over, rising, one fewer.
+
+    Raises:
+        ValueError: The boundaries do not rise from 1 on or are not one fewer; (in
+            `update`) the plans have entries of both types.
+    """
+    starts = [0, *boundaries]
+    if len(starts) != len(schedules) or any(np.diff(starts) <= 0):
+        raise ValueError(
+            f"Expected {len(schedules) - 1} boundaries that rise from 1 on for "
+            f"{len(schedules)} schedules, got {list(boundaries)}."
+        )
+
+    def init(table: Table) -> JoinState:
+        return JoinState(
+            parts=tuple(schedule.init(table) for schedule in schedules),
+            boundaries=jnp.asarray(boundaries, jnp.int32),
+        )
+
+    def update(
+        step: Int32[Array, ""], stats: Stats, state: JoinState
+    ) -> tuple[Plan, JoinState]:
+        active = jnp.sum(step >= state.boundaries, dtype=jnp.int32)
+        plans, parts = [], []
+        for k, (schedule, before) in enumerate(
+            zip(schedules, state.parts, strict=True)
+        ):
+            start = state.boundaries[k - 1] if k else 0
+            plan, after = schedule.update(jnp.maximum(step - start, 0), stats, before)
+            plans.append(plan)
+            parts.append(select(active == k, after, before))
+        plan = {path: _choose(active, [p[path] for p in plans]) for path in plans[0]}
+        return plan, state._replace(parts=tuple(parts))
+
+    return Schedule(init, update)
+
+
+class PerLayerState(NamedTuple):
+    """State of `per_layer`.
+
+    Attributes:
+        parts: States of the schedules, the default's last.
+        owner: For each path, which of them decides, over the plan axes.
+    """
+
+    parts: tuple[PyTree, ...]
+    owner: dict[str, Int32[Array, "..."]]
+
+
+def per_layer(rules: Mapping[str, Schedule], default: Schedule) -> Schedule:
+    """Follows for each contraction the first rule whose pattern matches its path.
+
+    `adaprec_jax.plan.match` says what patterns there are: globs of paths, "first" and
+    "last", and layers of a scanned stack after an `@`.
+
+    Args:
+        rules: Pattern -> schedule, the first match wins.
+        default: Schedule of the contractions (and layers) that no rule matches.
+
+    Raises:
+        ValueError: (in `init`) A rule matches nothing that the rules before it left;
+            (in `update`) the layers of one contraction have entries of both types.
+
+    >>> from adaprec_jax.plan import integers
+    >>> from adaprec_jax.schedules import constant
+    >>> int4, int8 = constant(integers(4, 8)), constant(integers(8, 8))
+    >>> schedule = per_layer({"first": int8, "Block/**@-1": int8}, default=int4)
+    """
+    schedules = (*rules.values(), default)
+
+    def init(table: Table) -> PerLayerState:
+        owner = assign(tuple(rules), table)
+        parts = (
+            schedule.init(
+                table._replace(
+                    contractions=tuple(
+                        c for c in table.contractions if np.any(owner[c.name] == k)
+                    )
+                )
+            )
+            for k, schedule in enumerate(schedules)
+        )
+        return PerLayerState(tuple(parts), jax.tree.map(jnp.asarray, owner))
+
+    def update(
+        step: Int32[Array, ""], stats: Stats, state: PerLayerState
+    ) -> tuple[Plan, PerLayerState]:
+        decided = [
+            schedule.update(step, stats, part)
+            for schedule, part in zip(schedules, state.parts, strict=True)
+        ]
+        plan = {
+            path: _choose(owner, [plan.get(path) for plan, _ in decided])
+            for path, owner in state.owner.items()
+        }
+        return plan, state._replace(parts=tuple(part for _, part in decided))
+
+    return Schedule(init, update)
+
+
+class ClipState(NamedTuple):
+    """State of `clip`: that of the schedule, and the bounds."""
+
+    inner: PyTree
+    min_bits: Int32[Array, ""]
+    max_bits: Int32[Array, ""]
+
+
+def clip(schedule: Schedule, *, min_bits: int, max_bits: int) -> Schedule:
+    """Keeps the widths of the integers in a schedule's plans within bounds.
+
+    Formats other than integers stay as they are.
+
+    Args:
+        schedule: The schedule to follow.
+        min_bits: Fewest bits of an integer.
+        max_bits: Most bits of an integer.
+
+    Raises:
+        ValueError: Not 1 <= min_bits <= max_bits <= 16.
+    """
+    if not 1 <= min_bits <= max_bits <= 16:
+        raise ValueError(
+            f"Expected 1 <= min_bits <= max_bits <= 16, got {min_bits=}, {max_bits=}."
+        )
+
+    def init(table: Table) -> ClipState:
+        return ClipState(schedule.init(table), jnp.int32(min_bits), jnp.int32(max_bits))
+
+    def update(
+        step: Int32[Array, ""], stats: Stats, state: ClipState
+    ) -> tuple[Plan, ClipState]:
+        plan, inner = schedule.update(step, stats, state.inner)
+        clipped = map_formats(
+            lambda fmt: _clip_format(fmt, state.min_bits, state.max_bits), plan
+        )
+        return clipped, state._replace(inner=inner)
+
+    return Schedule(init, update)
+
+
+class DelayState(NamedTuple):
+    """State of `delay`: that of the schedule, and the plans to come, the next first."""
+
+    inner: PyTree
+    coming: Plan
+
+
+def delay(schedule: Schedule, steps: int) -> Schedule:
+    """Lets each plan take effect `steps` calls after it was decided.
+
+    Until then, the plan that the schedule makes without any statistics is in force.
+
+    Args:
+        schedule: The schedule to follow.
+        steps: At least 1.
+
+    Raises:
+        ValueError: `steps` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"Expected a delay of at least 1 step, got {steps}.")
+
+    def init(table: Table) -> DelayState:
+        inner = schedule.init(table)
+        first = _first_plan(schedule, table, inner)
+        repeated = jax.tree.map(lambda leaf: jnp.stack([leaf] * steps), first)
+        return DelayState(inner, repeated)
+
+    def update(
+        step: Int32[Array, ""], stats: Stats, state: DelayState
+    ) -> tuple[Plan, DelayState]:
+        decided, inner = schedule.update(step, stats, state.inner)
+        queue = jax.tree.map(
+            lambda coming, last: jnp.concatenate([coming, last[None]]),
+            state.coming,
+            decided,
+        )
+        plan = jax.tree.map(lambda leaf: leaf[0], queue)
+        return plan, DelayState(inner, jax.tree.map(lambda leaf: leaf[1:], queue))
+
+    return Schedule(init, update)
+
+
+class HoldState(NamedTuple):
+    """State of `hold`: that of the schedule, the plan in force, calls per plan."""
+
+    inner: PyTree
+    plan: Plan
+    every: Int32[Array, ""]
+
+
+def hold(schedule: Schedule, every: int) -> Schedule:
+    """Takes over a schedule's plan at every `every`-th step and keeps it in between.
+
+    The schedule sees the statistics of every step.
+
+    Args:
+        schedule: The schedule to follow.
+        every: At least 1; plans change at steps 0, every, 2 * every, ...
+
+    Raises:
+        ValueError: `every` is below 1.
+    """
+    if every < 1:
+        raise ValueError(f"Expected plans held for at least 1 step, got {every}.")
+
+    def init(table: Table) -> HoldState:
+        inner = schedule.init(table)
+        return HoldState(inner, _first_plan(schedule, table, inner), jnp.int32(every))
+
+    def update(
+        step: Int32[Array, ""], stats: Stats, state: HoldState
+    ) -> tuple[Plan, HoldState]:
+        decided, inner = schedule.update(step, stats, state.inner)
+        plan = select(step % state.every == 0, decided, state.plan)
+        return plan, state._replace(inner=inner, plan=plan)
+
+    return Schedule(init, update)
+
+
+def _first_plan(schedule: Schedule, table: Table, state: PyTree) -> Plan:
+    """Returns the plan of step 0 without any statistics, as strongly typed arrays."""
+    plan, _ = schedule.update(jnp.int32(0), empty(table), state)
+    return jax.tree.map(jnp.asarray, plan)
+
+
+def _choose(owner: Int32[Array, "*axes"], entries: Sequence[Entry | None]) -> Entry:
+    """Returns for each layer the entry of its owner; None owns nothing."""
+    owned = [(k, entry) for k, entry in enumerate(entries) if entry is not None]
+    (_, chosen), *others = owned
+    for k, entry in others:
+        if type(entry) is not type(chosen):
+            raise ValueError(
+                "Schedules that take turns over one contraction must have entries of "
+                f"one type, got {type(chosen).__name__} and {type(entry).__name__}; "
+                "precision.separate writes a shared entry out."
+            )
+        chosen = select(owner == k, entry, chosen)
+    return chosen
+
+
+def _clip_format(
+    fmt: Format, min_bits: Int32[Array, ""], max_bits: Int32[Array, ""]
+) -> Format:
+    def integer(bits: Int32[Array, "*shape"]) -> Format:
+        signed, unsigned = (formats.integer(bits, signed=s) for s in (True, False))
+        return select(fmt.min_value < 0, signed, unsigned)
+
+    width = formats.bits(fmt)
+    # An integer format is the one that equals the integer format of its width.
+    same = jax.tree.map(jnp.equal, fmt, integer(jnp.clip(width, 1, 16)))
+    is_integer = jnp.stack(same).all(axis=0)
+    return select(is_integer, integer(jnp.clip(width, min_bits, max_bits)), fmt)

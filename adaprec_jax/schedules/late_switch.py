@@ -1,0 +1,46 @@
+"""Low precision for most of a run, high precision for the rest of it."""
+
+from typing import Literal
+
+from adaprec_jax.precision import Entry, separate
+from adaprec_jax.schedules.piecewise import piecewise
+from adaprec_jax.schedules.schedule import Schedule
+
+
+def late_switch(
+    low: Entry,
+    high: Entry,
+    *,
+    steps: int,
+    fraction: float,
+    products: Literal["all", "forward"] = "all",
+) -> Schedule:
+    """Uses `low` for a fraction of the run, then `high`, in all products or forward.
+
+    The rule of "Pretraining Large Language Models with NVFP4" (arXiv:2509.25149): to
+    bfloat16 shortly before the learning rate decays, at 0.82 of the run. Switching the
+    forward product alone recovered most of the loss there; the backward products
+    alone, nothing.
+
+    Args:
+        low: Entry before the switch.
+        high: Entry after it, of the same type where all products switch.
+        steps: Length of the run.
+        fraction: Of the run, in low precision; the switch comes at the nearest step.
+        products: Which products switch. With "forward" the plan has six formats per
+            contraction (`Precision`), before the switch too.
+
+    Raises:
+        ValueError: The switch would come before step 1 or after the run, or all
+            products switch and the entries are of both types.
+    """
+    switch = round(fraction * steps)
+    if not 0 < switch < steps:
+        raise ValueError(
+            "Expected a switch within the run, 0 < fraction * steps < steps, got "
+            f"{fraction=}, {steps=}."
+        )
+    if products == "forward":
+        low = separate(low)
+        high = low._replace(forward=separate(high).forward)
+    return piecewise([switch], [low, high])

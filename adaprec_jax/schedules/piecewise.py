@@ -1,0 +1,31 @@
+"""Formats that are constant between given steps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from adaprec_jax.precision import Entry
+from adaprec_jax.schedules.schedule import Schedule
+from adaprec_jax.schedules.tabulated import tabulated
+
+
+def piecewise(boundaries: Sequence[int], entries: Sequence[Entry]) -> Schedule:
+    """Uses `entries[0]` at first and `entries[k + 1]` from step `boundaries[k]` on.
+
+    Args:
+        boundaries: Steps at which the next entry takes over, rising, at least 1.
+        entries: One more than there are boundaries.
+
+    Raises:
+        ValueError: The boundaries do not rise, or the entries are not one more.
+    """
+    steps = [0, *boundaries]
+    if any(later <= earlier for earlier, later in zip(steps, boundaries, strict=False)):
+        raise ValueError(f"Expected boundaries that rise from 1 on, got {boundaries}.")
+    if len(entries) != len(steps):
+        raise ValueError(
+            f"Expected one entry more than boundaries, got {len(entries)} entries and "
+            f"{len(boundaries)} boundaries."
+        )
+    index = np.searchsorted(boundaries, np.arange(steps[-1] + 1), side="right")
+    return tabulated(entries, index)

@@ -1,0 +1,22 @@
+"""High precision for the first steps, then low."""
+
+from adaprec_jax.precision import Entry
+from adaprec_jax.schedules.piecewise import piecewise
+from adaprec_jax.schedules.schedule import Schedule
+
+
+def warmup(high: Entry, low: Entry, *, steps: int) -> Schedule:
+    """Uses `high` for the first `steps` steps, then `low`.
+
+    Quantisation-aware training with HiF8 warms up for 500 steps in bfloat16. To warm up
+    into another schedule, `join` it to a `constant`.
+
+    Args:
+        high: Entry of the first steps.
+        low: Entry of all later ones, of the same type.
+        steps: Length of the warm-up, at least 1.
+
+    Raises:
+        ValueError: `steps` is below 1, or the entries are of both types.
+    """
+    return piecewise([steps], [high, low])

@@ -1,0 +1,180 @@
+"""Plans and statistics as a few arrays with one row for each layer of each contraction.
+
+A plan for a hundred contractions has thousands of small arrays, and as many again have
+their statistics. What a run carries from step to step, logs and stores is therefore
+laid out in rows: those of `rows(table)`, the same for the whole run.
+
+    plan         a `Format` whose every field has the shape (rows, 6), see `OPERANDS`
+    statistics   float32 of shape (rows, roles, 1 + what-if formats, fields)
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32
+
+from adaprec_jax import formats, stats
+from adaprec_jax.contractions import Contraction, Table, TensorStats, Watch
+from adaprec_jax.contractions.statistics import Tensors, fields_of, pack, unpack
+from adaprec_jax.formats import Format
+from adaprec_jax.precision import (
+    Dgrad,
+    Forward,
+    Plan,
+    Precision,
+    SharedPrecision,
+    Wgrad,
+    separate,
+)
+
+# The columns of a packed plan: every operand of every product.
+OPERANDS = (
+    "forward.activation",
+    "forward.weight",
+    "dgrad.gradient",
+    "dgrad.weight",
+    "wgrad.gradient",
+    "wgrad.activation",
+)
+
+
+def rows(table: Table) -> tuple[str, ...]:
+    """Returns what each row is about: a path, `path@layer` where it has layers.
+
+    >>> from adaprec_jax.contractions import contraction_table
+    >>> table = contraction_table(lambda p, x: x @ p["w"], {"w": jnp.eye(2)}, jnp.eye(2))
+    >>> rows(table)
+    ('w',)
+    """
+    return tuple(
+        f"{c.name}@{','.join(map(str, place))}" if place else c.name
+        for c in table.contractions
+        for place in np.ndindex(c.axes)
+    )
+
+
+def pack_plan(plan: Plan, table: Table) -> Format:
+    """Returns the plan in rows; nothing is lost but whether operands were shared."""
+
+    def in_rows(contraction: Contraction) -> Format:
+        operands = [fmt for pair in separate(plan[contraction.name]) for fmt in pair]
+        return jax.tree.map(
+            lambda *fields: jnp.stack(
+                [jnp.broadcast_to(f, contraction.axes).ravel() for f in fields], axis=-1
+            ),
+            *operands,
+        )
+
+    parts = [in_rows(contraction) for contraction in table.contractions]
+    return jax.tree.map(lambda *fields: jnp.concatenate(fields), *parts)
+
+
+def unpack_plan(packed: Format, table: Table, like: Plan) -> Plan:
+    """Returns the plan that was packed.
+
+    Args:
+        packed: What `pack_plan` returned, on the host or the device.
+        table: The same table.
+        like: A plan whose entries have the same types; only the types are read.
+    """
+    plan: Plan = {}
+    for c, where in _places(table):
+        six = [
+            Format(*(field[where, k].reshape(c.axes) for field in packed))
+            for k in range(len(OPERANDS))
+        ]
+        if isinstance(like[c.name], SharedPrecision):
+            plan[c.name] = SharedPrecision(six[0], six[1], six[2])
+        else:
+            plan[c.name] = Precision(Forward(*six[:2]), Dgrad(*six[2:4]), Wgrad(*six[4:]))
+    return plan
+
+
+def wider(a: Format, b: Format) -> Format:
+    """Returns, element by element, the format with more bits, else that of `a`."""
+    more = formats.bits(b) > formats.bits(a)
+    return jax.tree.map(lambda x, y: jnp.where(more, y, x), a, b)
+
+
+def full_precision(packed: Format) -> Format:
+    """Returns float32 in the place of every format of a packed plan."""
+    return jax.tree.map(
+        lambda field, like: jnp.full(like.shape, field), formats.get("float32"), packed
+    )
+
+
+def pack_tensors(
+    tensors: Tensors, what_if: Mapping[str, Tensors], table: Table, watch: Watch
+) -> Float32[Array, "rows roles formats fields"]:
+    """Returns the statistics of a step in rows; the format in force comes first."""
+    fields = fields_of(watch.quantities)
+    shape = (len(rows(table)), len(watch.roles), 1 + len(watch.what_if), len(fields))
+    if not fields:
+        return jnp.zeros(shape, jnp.float32)
+
+    def in_rows(name: str) -> Array:
+        return jnp.stack(
+            [
+                jnp.stack(
+                    [pack(t[name][role], fields) for t in (tensors, *what_if.values())],
+                    axis=-2,
+                )
+                for role in watch.roles
+            ],
+            axis=-3,
+        ).reshape(-1, *shape[1:])
+
+    return jnp.concatenate([in_rows(name) for name in table.names])
+
+
+def unpack_tensors(
+    packed: Float32[Array, "rows roles formats fields"], table: Table, watch: Watch
+) -> tuple[Tensors, Mapping[str, Tensors]]:
+    """Returns the statistics that were packed: in force, and what-if by name."""
+    fields = fields_of(watch.quantities)
+
+    def of_format(index: int) -> Tensors:
+        return {
+            c.name: {
+                role: unpack(
+                    packed[where, k, index].reshape(*c.axes, len(fields)), fields
+                )
+                for k, role in enumerate(watch.roles)
+            }
+            for c, where in _places(table)
+        }
+
+    return of_format(0), {
+        name: of_format(1 + i) for i, name in enumerate(watch.what_if)
+    }
+
+
+def quantities(
+    packed: Float32[Array, "rows roles formats fields"], watch: Watch
+) -> dict[str, Float32[Array, "rows roles formats"]]:
+    """Returns the watched quantities (ratios of the sums) in rows, by name."""
+    sums = unpack(packed, fields_of(watch.quantities))
+    return {name: _QUANTITIES[name](sums) for name in watch.quantities}
+
+
+_QUANTITIES: Mapping[str, Callable[[TensorStats], Array]] = {
+    "amax": lambda sums: jnp.asarray(sums.amax),
+    "mean_abs": stats.mean_abs,
+    "rms": stats.rms,
+    "zero_fraction": stats.zero_fraction,
+    "underflow_fraction": stats.underflow_fraction,
+    "saturation_fraction": stats.saturation_fraction,
+    "sqnr_db": stats.sqnr_db,
+}
+
+
+def _places(table: Table) -> Iterator[tuple[Contraction, slice]]:
+    """Yields every contraction with its rows."""
+    start = 0
+    for contraction in table.contractions:
+        size = math.prod(contraction.axes)
+        yield contraction, slice(start, start + size)
+        start += size

@@ -1,0 +1,34 @@
+"""Digits MLP with every product in 8-bit integers.
+
+adaprec run digits-int8
+"""
+
+from adaprec_jax.runs.config import (
+    MLP,
+    Adam,
+    Constant,
+    ConstantRate,
+    CurrentScaling,
+    Digits,
+    Experiment,
+    Scaling,
+    SharedFormats,
+)
+
+
+def config() -> Experiment:
+    """Returns the experiment."""
+    return Experiment(
+        name="digits-int8",
+        task=Digits(),
+        model=MLP(hidden=(64,)),
+        optimizer=Adam(learning_rate=ConstantRate(peak=2e-3)),
+        steps=600,
+        batch_size=64,
+        steps_per_dispatch=20,
+        evaluate_every=100,
+        schedule=Constant(
+            precision=SharedFormats(activation="int8", weight="int8", gradient="int8")
+        ),
+        scaling=Scaling(gradient=CurrentScaling(rounding="stochastic")),
+    )

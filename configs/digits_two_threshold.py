@@ -1,0 +1,39 @@
+"""Digits MLP with 3 to 8 bits per layer, as underflow asks for.
+
+adaprec run digits-two-threshold
+"""
+
+from adaprec_jax.runs.config import (
+    MLP,
+    Adam,
+    ConstantRate,
+    CurrentScaling,
+    Digits,
+    Experiment,
+    Scaling,
+    TwoThreshold,
+)
+
+
+def config() -> Experiment:
+    """Returns the experiment."""
+    return Experiment(
+        name="digits-two-threshold",
+        task=Digits(),
+        model=MLP(hidden=(64,)),
+        optimizer=Adam(learning_rate=ConstantRate(peak=2e-3)),
+        steps=600,
+        batch_size=64,
+        steps_per_dispatch=20,
+        evaluate_every=100,
+        schedule=TwoThreshold(
+            min_bits=3,
+            max_bits=8,
+            start_bits=5,
+            gradient_bits=8,
+            low=0.01,
+            high=0.05,
+            every=20,
+        ),
+        scaling=Scaling(gradient=CurrentScaling(rounding="stochastic")),
+    )

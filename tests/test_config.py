@@ -1,0 +1,378 @@
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from adaprec_jax import formats, loss_scaling, scaling, schedules
+from adaprec_jax.contractions import statistics
+from adaprec_jax.runs import config, format_names, identity, overrides
+from adaprec_jax.runs.config import Experiment, base
+from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.load import bundled, from_json, load
+from adaprec_jax.tasks import digits, models, teacher
+
+EACH_CONFIG = pytest.mark.parametrize("name", bundled())
+TINY = load("digits-cpt")
+
+PER_LAYER = {
+    "kind": "per_layer",
+    "default": {"kind": "cpt", "cycles": 700},
+    "rules": [{"pattern": "first", "schedule": {"kind": "float32"}}],
+}
+MIXED_KINDS = {"kind": "warmup", "warmup_steps": 3, "low": {"kind": "separate"}}
+
+
+def apply(*assignments: str) -> Experiment:
+    return overrides.apply(TINY, assignments)
+
+
+def faults(*assignments: str) -> tuple[str, ...]:
+    with pytest.raises(InputError) as refused:
+        apply(*assignments)
+    return refused.value.args
+
+
+@EACH_CONFIG
+def test_a_bundled_config_resolves_and_comes_back_from_its_json(name, tmp_path):
+    experiment = load(name)
+    assert experiment.name == name
+    path = tmp_path / "config.json"
+    path.write_text(experiment.model_dump_json())
+    assert from_json(path) == experiment
+    assert identity.run_id(from_json(path)) == identity.run_id(experiment)
+
+
+@EACH_CONFIG
+def test_a_config_file_opens_with_what_it_is_and_the_command(name):
+    lines = bundled()[name].read_text().splitlines()
+    assert lines[0].startswith('"""')
+    assert f"adaprec run {name}" in lines[2]
+
+
+@pytest.mark.parametrize("task", ["digits", "fashion-mnist", "shakespeare"])
+def test_the_arms_of_a_task_differ_in_precision_alone(task):
+    arms = [load(name) for name in bundled() if name.startswith(task)]
+    others = {"name", "schedule", "scaling"}
+    assert len({arm.model_dump_json(exclude=others) for arm in arms}) == 1
+    assert len({identity.run_id(arm) for arm in arms}) == len(arms) >= 3
+
+
+def test_the_resolved_config_is_the_golden_one():
+    golden = Path(__file__).parent / "golden" / "digits_cpt.json"
+    assert load("digits-cpt").model_dump(mode="json") == json.loads(golden.read_text())
+
+
+@pytest.mark.parametrize(
+    ("assignment", "path", "value"),
+    [
+        ("steps=1000", "steps", 1000),
+        ("optimizer.learning_rate.peak=1e-3", "optimizer.learning_rate.peak", 1e-3),
+        ("optimizer.learning_rate.peak=1", "optimizer.learning_rate.peak", 1.0),
+        ("optimizer.clip_norm=.5", "optimizer.clip_norm", 0.5),
+        ("optimizer.clip_norm=none", "optimizer.clip_norm", None),
+        ("model.hidden=[8, 4]", "model.hidden", (8, 4)),
+        ("name=123", "name", "123"),
+        ("name=true", "name", "true"),
+        ("tags=[]", "tags", ()),
+        ("scaling.weight.power_of_two=false", "scaling.weight.power_of_two", False),
+        ("scaling.weight.kind=delayed", "scaling.weight.history", 1024),
+        ("compute_dtype=bfloat16", "compute_dtype", "bfloat16"),
+        ('schedule={"kind":"cpt","cycles":2}', "schedule.cycles", 2),
+    ],
+)
+def test_a_value_is_read_as_its_field_says(assignment, path, value):
+    found: Any = apply(assignment)
+    for name in path.split("."):
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_kind_is_switched_together_with_its_settings_in_any_order():
+    schedule = apply(
+        "schedule.high=0.2", "schedule.max_bits=6", "schedule.start_bits=6",
+        "schedule.kind=two_threshold",
+    ).schedule  # fmt: skip
+    expected = config.TwoThreshold(
+        high=0.2, min_bits=3, max_bits=6, start_bits=6, gradient_bits=8
+    )
+    assert schedule == expected  # min_bits and gradient_bits as in the file
+
+
+def test_a_setting_inside_a_default_keeps_the_rest_of_that_default():
+    schedule = apply("schedule.kind=late_switch", "schedule.high.weight=float16")
+    high = schedule.schedule.high
+    assert (high.activation, high.weight) == ("bfloat16", "float16")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "fault"),
+    [
+        ("steps=0", "steps should be greater than or equal to 1, got 0."),
+        ("steps=1e3", "steps should be a valid integer, got 1000.0."),
+        ("steps=many", "steps should be a valid integer, got 'many'."),
+        ("seed=-1", "seed should be greater than or equal to 0, got -1."),
+        ("batch_size=true", "batch_size should be a valid integer, got True."),
+        ("model.hidden=[8, 0]", "model.hidden.1 should be greater than or equal to 1"),
+        ("optimizer.learning_rate.peak=-1", "peak should be greater than 0, got -1."),
+        ("optimizer.learning_rate.peak=nan", "peak should be a finite number, got nan"),
+        ("parameter_dtype=fp9", "should be 'float32', 'bfloat16' or 'float16', got"),
+        ("scaling.weight.rounding=up", "'toward_zero' or 'stochastic', got 'up'."),
+        ("name=../x", "name should match pattern"),
+        ("name=a b", "name should match pattern"),
+        ("name=.hidden", "name should match pattern"),
+        ("stepz=3", "Unknown setting 'stepz'; did you mean 'steps'?"),
+        ("schedule.min_bit=3", "did you mean 'schedule.min_bits'?"),
+        ("min_bits=3", "did you mean 'schedule.min_bits'?"),
+        ("optimiser.b1=0.5", "'optimiser.b1'; did you mean 'optimizer.b1'?"),
+        ("schedule=cpt", "schedule should be an object, got 'cpt'."),
+        ("optimizer.lr=3", "Unknown setting 'optimizer.lr'; known are learning_rate,"),
+        ("steps.x=3", "steps.x: steps can only be set as a whole, as JSON."),
+        ("schedule.kind=cpd", "schedule.kind: unknown 'cpd'; did you mean 'cpt'?"),
+        ('schedule={"kind":"cpd"}', "schedule.kind: unknown 'cpd'; did you mean"),
+        ('schedule={"min_bits":3}', "schedule.kind is missing."),
+        ('schedule={"kind":"cpt","cycle":3}', "'schedule.cycle'; did you mean 'cycle"),
+        ("schedule.kind=warmup", "schedule.warmup_steps is missing."),
+        ("schedule.min_bits=9", "schedule.min_bits (9) must not be above max_bits"),
+        ("schedule.cycles=601", "schedule.cycles (601) must not be above steps (600)."),
+        ("micro_batches=7", "batch_size (64) must be a multiple of micro_batches (7)."),
+        ("steps=610", "steps (610) must be a multiple of steps_per_dispatch (20)."),
+        ("task.kind=fashion_mnist", "the task fashion_mnist needs cnn, got mlp."),
+        ("tags", "--set takes path=value, got 'tags'."),
+        (f"schedule={json.dumps(PER_LAYER)}", "schedule.default.cycles (700) must not"),
+        (f"schedule={json.dumps(MIXED_KINDS)}", "must be of one kind, got ['shared',"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_one_sentence_that_names_it(assignment, fault):
+    [sentence] = faults(assignment)
+    assert fault in sentence
+    assert sentence.endswith((".", "?"))
+
+
+def test_all_faults_are_said_at_once():
+    said = faults("steps=0", "batch_size=0", "schedule.gradient_bits=40")
+    assert [sentence.split()[0] for sentence in said] == [
+        "steps", "batch_size", "schedule.gradient_bits",
+    ]  # fmt: skip
+
+
+def test_a_kind_that_is_unknown_is_the_only_fault_beneath_it():
+    assert len(faults("schedule.kind=cpd", "schedule.whatever=3")) == 1
+
+
+def test_the_same_path_twice_is_refused():
+    assert faults("seed=1", "seed=2") == ("seed is set twice, to '1' and '2'.",)
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (lambda: config.Transformer(width=100, heads=3), "width (100) must be a mult"),
+        (lambda: config.Cosine(peak=1e-3, final=1.0), "final (1.0) must not be above"),
+        (lambda: config.DynamicLossScaling(min_scale=2.0**16), "min_scale <= init_sca"),
+        (lambda: config.TwoThreshold(low=0.5, high=0.5), "low (0.5) must be below hi"),
+        (lambda: config.TwoThreshold(start_bits=9), "start_bits (9) must lie in min_"),
+        (
+            lambda: config.Piecewise(
+                boundaries=(5, 5), precisions=(config.SharedFormats(),) * 3
+            ),
+            "boundaries must rise",
+        ),
+        (
+            lambda: config.Piecewise(
+                boundaries=(5,), precisions=(config.SharedFormats(),)
+            ),
+            "precisions must be one more than boundaries, got 1 and 1.",
+        ),
+        (
+            lambda: config.PerLayer(
+                default=config.Float32(),
+                rules=(config.Rule(pattern="a", schedule=config.Float32()),) * 2,
+            ),
+            "rules must have different patterns",
+        ),
+    ],
+)
+def test_a_rule_between_fields_says_which_and_with_what_values(make, fault):
+    with pytest.raises(ValueError, match=r"Value error") as refused:
+        make()
+    assert fault in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "described"),
+    [
+        *((n, n) for n in formats.names() if n != "float8_e8m0fnu"),
+        ("fixed<8,4>", "fixed<8,4>"),
+        ("ufixed<6,-2>", "ufixed<6,-2>"),
+        ("float<4,3,fn>", "float8_e4m3fn"),
+        ("float<5,6>", "float<5,6,bias=15,ieee>"),
+        ("float<4,3,bias=8,fnuz>", "float8_e4m3fnuz"),
+    ],
+)
+def test_a_format_is_known_by_its_name_or_by_its_description(name, described):
+    assert formats.describe(format_names.parse(name)) == described
+
+
+@pytest.mark.parametrize(
+    "name", ["int33", "fp8", "fixed<40,4>", "fixed<8>", "float<9,3>", "float8_e8m0fnu"]
+)
+def test_an_unknown_format_is_refused(name):
+    with pytest.raises(ValueError, match=r"format|must lie in"):
+        config.SharedFormats(weight=name)
+
+
+def test_each_value_says_where_it_came_from():
+    assignments = ["schedule.kind=shuffled_cpt", "schedule.shuffle_seed=3"]
+    final = apply(*assignments)
+    sources = overrides.sources(TINY, final, assignments)
+    assert sources["schedule.kind"] == "command line"
+    assert sources["schedule.shuffle_seed"] == "command line"
+    assert sources["schedule.min_bits"] == "file"
+    assert sources["optimizer.learning_rate.peak"] == "file"
+    assert sources["optimizer.b1"] == "default"
+    assert sources["scaling.gradient.rounding"] == "file"
+    assert sources["scaling.weight.kind"] == "default"
+    assert sources.keys() == overrides.leaves(final.model_dump(mode="json")).keys()
+
+
+def test_touching_a_default_leaves_its_neighbours_default():
+    assignments = ["scaling.weight.rounding=toward_zero"]
+    sources = overrides.sources(TINY, apply(*assignments), assignments)
+    assert sources["scaling.weight.rounding"] == "command line"
+    assert sources["scaling.weight.kind"] == "default"
+
+
+def test_the_id_is_the_hash_of_what_decides_the_outcome():
+    golden = Path(__file__).parent / "golden" / "digits_cpt.json"
+    settings = json.loads(golden.read_text())
+    del settings["name"], settings["tags"]
+    data = digits.load().fingerprint
+    whole = json.dumps(
+        {"data": data, "config": settings}, sort_keys=True, separators=(",", ":")
+    )
+    assert identity.run_id(TINY) == hashlib.sha256(whole.encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "same"),
+    [
+        ("name=other", True),
+        ('tags=["a"]', True),
+        ("task.folder=/somewhere", True),
+        ("seed=1", False),
+        ("schedule.cycles=3", False),
+        ("evaluate_every=200", False),
+    ],
+)
+def test_name_tags_and_folder_are_no_part_of_the_id(assignment, same):
+    experiment = load("fashion-mnist-cpt")
+    changed = overrides.apply(experiment, [assignment])
+    assert (identity.run_id(changed) == identity.run_id(experiment)) is same
+
+
+def test_the_fingerprint_is_the_one_of_the_data():
+    options = config.Teacher(target="regression", size=8, features=3, outputs=2)
+    data = teacher.load("regression", size=8, features=3, outputs=2)
+    assert identity.fingerprint(options) == data.fingerprint
+
+
+def test_a_json_config_is_never_run(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("raise SystemExit('executed')")
+    with pytest.raises(InputError, match="is not JSON"):
+        load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "defines no function config()"),
+        ("def config(): return 3", "config() must return an Experiment, got int."),
+        ("def config(:", "line 1: SyntaxError"),
+        ("\n\nx = y", "line 3: NameError: name 'y' is not defined"),
+        ("def config():\n  return {}['config_']", "line 2: KeyError"),
+        (
+            "from adaprec_jax.runs.config import CPT\n"
+            "def config(): return CPT(min_bits=9, max_bits=8)",
+            "CPT.min_bits (9) must not be above max_bits (8).",
+        ),
+    ],
+)
+def test_a_config_file_with_an_error_is_one_sentence(tmp_path, text, fault):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    with pytest.raises(InputError) as refused:
+        load(str(path))
+    [sentence] = refused.value.args
+    assert sentence.startswith(str(path))
+    assert fault in sentence
+
+
+@pytest.mark.parametrize("name", ["no.py", "no.json", "."])
+def test_a_config_that_is_not_there_is_one_sentence(name, tmp_path):
+    with pytest.raises(InputError) as refused:
+        load(str(tmp_path / name))
+    assert len(refused.value.args) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "function", "given_by_build"),
+    [
+        (config.MLP, models.MLP, {"outputs"}),
+        (config.CNN, models.CNN, {"outputs"}),
+        (config.Transformer, models.Transformer, {"context"}),
+        (config.CPT, schedules.cpt, {"steps"}),
+        (config.TwoThreshold, schedules.two_threshold, set()),
+        (config.LateSwitch, schedules.late_switch, {"steps"}),
+        (config.NoLossScaling, loss_scaling.none, {"inner"}),
+        (config.StaticLossScaling, loss_scaling.static, {"inner"}),
+        (config.DynamicLossScaling, loss_scaling.dynamic, {"inner"}),
+        (config.NoScaling, scaling.none, set()),
+        (config.CurrentScaling, scaling.current, set()),
+        (config.DelayedScaling, scaling.delayed, set()),
+    ],
+)
+def test_settings_are_called_like_the_arguments_they_become(
+    model, function, given_by_build
+):
+    arguments = set(inspect.signature(function).parameters) - {"parent", "name"}
+    assert set(model.model_fields) - {"kind"} == arguments - given_by_build
+
+
+def test_statistics_and_roles_are_those_that_a_step_gathers():
+    assert set(get_args(base.Statistic)) == set(statistics.QUANTITIES)
+    assert get_args(base.Role) == statistics.ROLES
+
+
+def settings_models(model: type[BaseModel] = BaseModel) -> Iterator[type[BaseModel]]:
+    for child in model.__subclasses__():
+        if child.__module__.startswith("adaprec_jax"):
+            yield child
+        yield from settings_models(child)
+
+
+def test_every_number_says_what_it_is():
+    undescribed = [
+        f"{model.__name__}.{name}"
+        for model in settings_models()
+        for name, field in model.model_fields.items()
+        if field.annotation in (int, float) and not field.description
+    ]
+    assert undescribed == []
+
+
+def test_no_setting_is_called_like_a_kind():
+    """Places in error messages are told from pydantic's tags by that."""
+    fields = {name for model in settings_models() for name in model.model_fields}
+    kinds = {
+        model.model_fields["kind"].default
+        for model in settings_models()
+        if "kind" in model.model_fields
+    }
+    assert fields & kinds == set()

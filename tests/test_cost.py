@@ -1,0 +1,109 @@
+"""Bit operations: the published figures, and the same from a plan and a table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from adaprec_jax import formats
+from adaprec_jax.contractions.table import Contraction, Table
+from adaprec_jax.cost import bitops_ratio, step_cost
+from adaprec_jax.plan import integers, uniform
+from adaprec_jax.precision import Dgrad, Forward, Precision, Wgrad
+from adaprec_jax.schedules import cpt_bits
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "expected"),
+    [(8, 8, 0.0625), (6, 6, 0.035156), (4, 6, 0.020833), (32, 32, 1.0)],
+)
+def test_static_bits_cost_what_the_papers_state(forward, backward, expected):
+    assert round(bitops_ratio(forward, backward), 6) == expected
+    assert bitops_ratio([forward] * 3, np.full(3, backward)) == bitops_ratio(
+        forward, backward
+    )
+
+
+# Saving over the static schedule of the most bits: CPT's table for ResNet on CIFAR-100
+# (first row), the others computed from its published code.
+CPT_COSTS = [
+    # cycles, min, max, gradient bits, saving in %
+    (32, 3, 8, 8, 36.67),
+    (32, 3, 6, 6, 30.05),
+    (32, 4, 6, 8, 19.96),
+    (8, 3, 8, 8, 36.66),
+    (8, 3, 6, 6, 30.03),
+    (8, 4, 8, 8, 30.10),
+]
+
+
+@pytest.mark.parametrize(("cycles", "low", "high", "gradient", "saving"), CPT_COSTS)
+def test_cyclic_precision_saves_what_is_published(cycles, low, high, gradient, saving):
+    bits = cpt_bits(min_bits=low, max_bits=high, cycles=cycles, steps=64_000)
+    ratio = bitops_ratio(bits, gradient) / bitops_ratio(high, gradient)
+    assert round(100 * (1 - ratio), 2) == saving
+
+
+def test_the_cost_of_a_cycle_is_exact_to_the_published_digits():
+    bits = cpt_bits(min_bits=3, max_bits=8, cycles=32, steps=64_000)
+    assert round(bitops_ratio(bits, 8), 6) == 0.039579
+    bits = cpt_bits(min_bits=3, max_bits=8, cycles=8, steps=64_000)
+    assert round(bitops_ratio(bits, 8), 6) == 0.039586
+    assert f"{bits.mean():.4f}" == "5.4997"
+
+
+def contraction(name, macs, executions, axes=()) -> Contraction:
+    return Contraction(
+        name=name,
+        primitive="dot_general",
+        einsum="ab,bc->ac",
+        shapes=((2, 3), (3, 4), (2, 4)),
+        roles=("activation", "weight"),
+        axes=axes,
+        macs=macs,
+        executions=executions,
+        differentiated=True,
+    )
+
+
+# A stack of two layers weighs 2 * 30, the last contraction 40.
+TABLE = Table((contraction("Stack", 30, 2, (2,)), contraction("Head", 40, 1)), ())
+
+
+@pytest.mark.parametrize(("forward", "backward"), [(8, 8), (3, 8), (16, 5)])
+def test_a_uniform_plan_costs_its_bitops_ratio(forward, backward):
+    cost = step_cost(TABLE, uniform(TABLE, integers(forward, backward)))
+    np.testing.assert_allclose(cost, bitops_ratio(forward, backward), rtol=1e-6)
+
+
+def test_each_product_layer_and_contraction_counts_by_its_work():
+    bfloat16, fp8 = formats.get("bfloat16"), formats.get("float8_e4m3fn")
+    plan = {
+        "Stack": integers(jnp.array([4, 8]), 8),
+        "Head": Precision(
+            Forward(fp8, fp8), Dgrad(bfloat16, fp8), Wgrad(bfloat16, bfloat16)
+        ),
+    }
+    layers = (4 * 4 + 8 * 4 + 8 * 4) / 2 + (8 * 8 + 8 * 8 + 8 * 8) / 2
+    head = 8 * 8 + 16 * 8 + 16 * 16
+    expected = (0.6 * layers + 0.4 * head) / (3 * 32 * 32)
+    np.testing.assert_allclose(step_cost(TABLE, plan), expected, rtol=1e-6)
+
+
+def test_the_cost_follows_a_traced_plan_without_compiling_again():
+    cost = jax.jit(lambda bits: step_cost(TABLE, uniform(TABLE, integers(bits, 8))))
+    for bits in range(2, 9):
+        np.testing.assert_allclose(cost(jnp.int32(bits)), bitops_ratio(bits, 8), 1e-6)
+    assert cost._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (Table((contraction("Loop", 8, None),), ()), r"\['Loop'\] run inside a while"),
+        (Table((), ()), "holds no multiplication"),
+    ],
+)
+def test_a_cost_that_cannot_be_counted_is_an_error(table, message):
+    with pytest.raises(ValueError, match=message):
+        step_cost(table, uniform(table, integers(8, 8)))
