@@ -6,45 +6,19 @@ float32, whose products count 32^2.
 """
 
 import math
-from collections.abc import Sequence
-from typing import TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float32
 
+from adaprec_jax.bit_counts import FLOAT32, PRODUCTS, bitops_ratio
 from adaprec_jax.contractions.table import Table, forward_macs
 from adaprec_jax.formats import bits
-from adaprec_jax.plan import concatenate
-from adaprec_jax.precision import Plan, separate
+from adaprec_jax.precision import Plan, Precision, separate
 
-# Of each step, or one number for all.
-Bits: TypeAlias = int | Sequence[int] | Int[np.ndarray, "steps"]
-
-_PRODUCTS = 3
-_FLOAT32 = 32**2
-
-
-def bitops_ratio(forward_bits: Bits, backward_bits: Bits) -> float:
-    r"""Returns the bit operations of a run relative to float32, mean over its steps.
-
-    $$ \frac{1}{steps} \sum_t \frac{b_{fw}^2 + 2\, b_{fw}\, b_{bw}}{3 \cdot 32^2} $$
-
-    as CPT (arXiv:2101.09868), FracTrain (NeurIPS 2020) and "Better Schedules"
-    (arXiv:2403.02243) count it: activations and weights have the forward bits in all
-    three products, gradients the backward bits.
-
-    Args:
-        forward_bits: Bits of activations and weights.
-        backward_bits: Bits of gradients.
-
-    >>> bitops_ratio([8, 8], 8)
-    0.0625
-    """
-    forward = np.asarray(forward_bits, np.float64)
-    backward = np.asarray(backward_bits, np.float64)
-    products = forward**2 + 2 * forward * backward
-    return float(np.mean(products) / (_PRODUCTS * _FLOAT32))
+__all__ = ["bitops_ratio", "step_cost"]
 
 
 def step_cost(table: Table, plan: Plan) -> Float32[Array, ""]:
@@ -64,15 +38,24 @@ def step_cost(table: Table, plan: Plan) -> Float32[Array, ""]:
         raise ValueError(
             "The table holds no multiplication whose cost could be counted."
         )
-    contractions = table.contractions
-    entries = [separate(plan[contraction.name]) for contraction in contractions]
-    layers = concatenate(entries, [contraction.axes for contraction in contractions])
-    operations = sum(bits(a) * bits(b) for a, b in layers)
-    shares = [
-        np.full(
-            c.axes, c.macs * (c.executions or 0) / total / math.prod(c.axes)
-        ).ravel()
-        for c in contractions
-    ]
-    weights = np.concatenate(shares) / (_PRODUCTS * _FLOAT32)
-    return jnp.sum(jnp.asarray(weights, jnp.float32) * operations.astype(jnp.float32))
+    layers = [math.prod(c.axes) for c in table.contractions]
+    shares = [c.macs * (c.executions or 0) / total for c in table.contractions]
+    weights = np.repeat(np.divide(shares, layers), layers).astype(np.float32)
+    products = [bits(a) * bits(b) for a, b in _all_layers(table, plan)]
+    operations = jnp.stack(products).sum(0).astype(jnp.float32)
+    return jnp.sum(weights * operations) / (PRODUCTS * FLOAT32)
+
+
+def _all_layers(table: Table, plan: Plan) -> Precision:
+    """Returns one entry with an axis over the layers of all contractions.
+
+    Counting its bits once compiles faster than counting those of each contraction.
+    """
+    shapes = [c.axes for c in table.contractions]
+    entries = [separate(plan[c.name]) for c in table.contractions]
+
+    def lay_end_to_end(*fields: ArrayLike) -> Array:
+        pairs = zip(fields, shapes, strict=True)
+        return jnp.concatenate([jnp.broadcast_to(x, s).ravel() for x, s in pairs])
+
+    return jax.tree.map(lay_end_to_end, *entries)

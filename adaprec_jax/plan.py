@@ -8,9 +8,8 @@ hashing and checking happen on the host.
 import difflib
 import fnmatch
 import hashlib
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +29,6 @@ from adaprec_jax.precision import (
     SharedPrecision,
     Wgrad,
 )
-
-Tree = TypeVar("Tree", bound=PyTree)
 
 
 def integers(
@@ -182,56 +179,11 @@ def assign(
 
 def bits(plan: Plan) -> PyTree[Int32[Any, "..."]]:
     """Returns the plan with the storage width in bits in the place of each format."""
-    return map_formats(formats.bits, plan)
-
-
-def map_formats(function: Callable[[Format], PyTree], plan: Plan) -> PyTree:
-    """Returns the plan with `function(format)` in the place of each format.
-
-    All formats go through the function together, as one with an axis: a hundred
-    contractions then trace and compile as one does.
-    """
-    flat, structure = jax.tree.flatten(plan, is_leaf=_is_format)
-    if not flat:
-        return plan
-    shapes = [np.broadcast_shapes(*map(np.shape, fmt)) for fmt in flat]
-    mapped = split(function(concatenate(flat, shapes)), shapes)
-    return jax.tree.unflatten(structure, mapped)
-
-
-def concatenate(trees: Sequence[Tree], shapes: Sequence[tuple[int, ...]]) -> Tree:
-    """Returns one tree whose leaves are those of `trees`, flattened, end to end.
-
-    Args:
-        trees: Trees of one structure.
-        shapes: What the leaves of each are broadcast to before.
-    """
-
-    def lay(*leaves: Array) -> Array:
-        pairs = zip(leaves, shapes, strict=True)
-        return jnp.concatenate([jnp.ravel(jnp.broadcast_to(x, s)) for x, s in pairs])
-
-    return jax.tree.map(lay, *trees)
-
-
-def split(tree: Tree, shapes: Sequence[tuple[int, ...]]) -> list[Tree]:
-    """Undoes `concatenate`.
-
-    >>> split(concatenate([jnp.ones(()), jnp.zeros((1, 2))], [(), (1, 2)]), [(), (1, 2)])
-    [Array(1., dtype=float32), Array([[0., 0.]], dtype=float32)]
-    """
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
-    leaves, structure = jax.tree.flatten(tree)
-    pieces = zip(*(jnp.split(leaf, ends[:-1]) for leaf in leaves), strict=True)
-    return [
-        jax.tree.unflatten(structure, [leaf.reshape(shape) for leaf in piece])
-        for piece, shape in zip(pieces, shapes, strict=True)
-    ]
+    return jax.tree.map(formats.bits, plan, is_leaf=_is_format)
 
 
 def wider(a: Plan, b: Plan) -> Plan:
     """Returns for every path, role and layer the format with more bits, else `a`'s."""
-
     more = jax.tree.map(jnp.greater, bits(b), bits(a))
 
     def pick(x: Format, y: Format, more: Bool[Array, "..."]) -> Format:

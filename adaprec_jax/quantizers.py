@@ -35,7 +35,7 @@ _MAGNITUDE_MASK = 0x7FFFFFFF
 _INFINITY_BITS = 0x7F800000
 _NAN_BITS = 0x7FC00000
 _SIGN_BIT = -(2**31)
-_SMALLEST_SCALE_BITS = 0x00400000  # 2^-127, a float32 subnormal
+_SMALLEST_SCALE_BITS = 0x00400000  # 2^-127
 # Half less one unit in the last place, so that floor(x + this) takes ties up, and
 # nothing else that floor(x + 0.5) would.
 _BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
@@ -207,11 +207,11 @@ def _round_bits(
     unit = 1 << shift
     half = unit >> 1
     if rounding == "nearest_even":
-        # A tie goes to the even code. Without mantissa bits the last bit is that of
-        # the exponent, which a format counts from min_exponent - 1 and float32 from
-        # -127: they differ where min_exponent is odd.
-        flip = jnp.where((fmt.mantissa_bits == 0) & (fmt.min_exponent % 2 == 1), 0, 1)
-        even = ((magnitude >> shift) ^ flip) & jnp.minimum(half, 1)
+        # A tie goes to the even code, the one whose last stored bit is 0. Without
+        # mantissa bits that is the last bit of the exponent, which a format counts
+        # from min_exponent - 1 and float32 from -127: for odd min_exponent, from 1.
+        zero = jnp.where(fmt.mantissa_bits == 0, ~fmt.min_exponent & 1, 1)
+        even = ((magnitude >> shift) ^ zero) & jnp.minimum(half, 1)
         increment = half - even
     elif rounding == "nearest_away":
         increment = half
@@ -271,10 +271,10 @@ def _bounded(
 def _round_to_power_of_two(
     x: Float32[Array, "..."], rounding: str, noise: UInt32[Array, "..."] | None
 ) -> Float32[Array, "..."]:
-    """Rounds as ml_dtypes does to float8_e8m0fnu, whose codes are float32's exponents.
+    """Rounds to float8_e8m0fnu, whose codes are the exponents of float32.
 
-    The code 0 is 2^-127, of which ml_dtypes alone rounds nothing up; whatever is
-    larger, even by one float32 subnormal, is nearer to 2^-126 for it.
+    To be equal to ml_dtypes, what is above 2^-127 (code 0, a float32 subnormal) goes
+    to 2^-126, though it may be nearer to 2^-127.
     """
     bits = _bits_of(x)
     if rounding == "toward_zero":
@@ -335,7 +335,7 @@ def _as_array(x: ArrayLike) -> Float[Array, "..."]:
 
 
 def _with_rank(x: ArrayLike, rank: int) -> Array:
-    """Returns `x` with axes of size 1 in front; a scalar, which broadcasts, as it is."""
+    """Returns `x` with axes of size 1 in front, or as it is if it is a scalar."""
     x = jnp.asarray(x)
     return x.reshape((1,) * (rank - x.ndim) + x.shape) if x.ndim else x
 

@@ -91,11 +91,11 @@ def mean_abs(sums: TensorStats) -> Float32[Array, "*axes"]:
     Raises:
         ValueError: A field that it is formed from was not gathered.
 
-    >>> mean_abs(TensorStats(count=jnp.float32(4), sum_abs=jnp.float32(6)))
+    >>> mean_abs(TensorStats(elements=jnp.float32(4), sum_abs=jnp.float32(6)))
     Array(1.5, dtype=float32)
     """
-    count, sum_abs = _gathered(sums, "mean_abs", "count", "sum_abs")
-    return sum_abs / count
+    elements, sum_abs = _gathered(sums, "mean_abs", "elements", "sum_abs")
+    return sum_abs / elements
 
 
 def rms(sums: TensorStats) -> Float32[Array, "*axes"]:
@@ -104,11 +104,11 @@ def rms(sums: TensorStats) -> Float32[Array, "*axes"]:
     Raises:
         ValueError: A field that it is formed from was not gathered.
 
-    >>> rms(TensorStats(count=jnp.float32(4), sum_squares=jnp.float32(36)))
+    >>> rms(TensorStats(elements=jnp.float32(4), sum_squares=jnp.float32(36)))
     Array(3., dtype=float32)
     """
-    count, sum_squares = _gathered(sums, "rms", "count", "sum_squares")
-    return jnp.sqrt(sum_squares / count)
+    elements, sum_squares = _gathered(sums, "rms", "elements", "sum_squares")
+    return jnp.sqrt(sum_squares / elements)
 
 
 def zero_fraction(sums: TensorStats) -> Float32[Array, "*axes"]:
@@ -117,11 +117,11 @@ def zero_fraction(sums: TensorStats) -> Float32[Array, "*axes"]:
     Raises:
         ValueError: A field that it is formed from was not gathered.
 
-    >>> zero_fraction(TensorStats(count=jnp.float32(4), zeros=jnp.float32(1)))
+    >>> zero_fraction(TensorStats(elements=jnp.float32(4), zeros=jnp.float32(1)))
     Array(0.25, dtype=float32)
     """
-    count, zeros = _gathered(sums, "zero_fraction", "count", "zeros")
-    return zeros / count
+    elements, zeros = _gathered(sums, "zero_fraction", "elements", "zeros")
+    return zeros / elements
 
 
 def underflow_fraction(sums: TensorStats) -> Float32[Array, "*axes"]:
@@ -131,15 +131,15 @@ def underflow_fraction(sums: TensorStats) -> Float32[Array, "*axes"]:
         ValueError: A field that it is formed from was not gathered.
 
     >>> four = TensorStats(
-    ...     count=jnp.float32(4), zeros=jnp.float32(2), underflows=jnp.float32(1)
+    ...     elements=jnp.float32(4), zeros=jnp.float32(2), underflows=jnp.float32(1)
     ... )
     >>> underflow_fraction(four)
     Array(0.5, dtype=float32)
     """
-    count, zeros, underflows = _gathered(
-        sums, "underflow_fraction", "count", "zeros", "underflows"
+    elements, zeros, underflows = _gathered(
+        sums, "underflow_fraction", "elements", "zeros", "underflows"
     )
-    return underflows / (count - zeros)
+    return underflows / (elements - zeros)
 
 
 def saturation_fraction(sums: TensorStats) -> Float32[Array, "*axes"]:
@@ -149,12 +149,14 @@ def saturation_fraction(sums: TensorStats) -> Float32[Array, "*axes"]:
         ValueError: A field that it is formed from was not gathered.
 
     >>> saturation_fraction(
-    ...     TensorStats(count=jnp.float32(4), saturations=jnp.float32(1))
+    ...     TensorStats(elements=jnp.float32(4), saturations=jnp.float32(1))
     ... )
     Array(0.25, dtype=float32)
     """
-    count, saturations = _gathered(sums, "saturation_fraction", "count", "saturations")
-    return saturations / count
+    elements, saturations = _gathered(
+        sums, "saturation_fraction", "elements", "saturations"
+    )
+    return saturations / elements
 
 
 def sqnr_db(sums: TensorStats) -> Float32[Array, "*axes"]:

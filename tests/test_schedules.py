@@ -128,7 +128,7 @@ def measured(underflow, *, finite: bool = True):
     def sums(share) -> TensorStats:
         share = jnp.asarray(share, jnp.float32)
         zero = jnp.zeros_like(share)
-        return TensorStats(*[zero] * 8)._replace(count=zero + 1, underflows=share)
+        return TensorStats(*[zero] * 8)._replace(elements=zero + 1, underflows=share)
 
     tensors = {
         path: dict.fromkeys(("activation", "weight", "gradient"), sums(share))
@@ -481,7 +481,7 @@ def test_the_controller_equals_its_replay_in_plain_python(data):
     }
     underflows = jnp.asarray(np.transpose(layers), jnp.float32)
     zeros = jnp.zeros_like(underflows)
-    sums = TensorStats(count=zeros + 1, zeros=zeros, underflows=underflows)
+    sums = TensorStats(elements=zeros + 1, zeros=zeros, underflows=underflows)
     stats = empty(Table((), ()))._replace(
         loss=jnp.zeros(LONG),
         gradient_norm=jnp.zeros(LONG),

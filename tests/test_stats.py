@@ -17,7 +17,7 @@ def sums(x, rounded) -> TensorStats:
     """The sums over a tensor, in float64 NumPy."""
     x, rounded = np.float64(x), np.float64(rounded)
     fields = TensorStats(
-        count=x.size,
+        elements=x.size,
         amax=np.abs(x).max(),
         sum_abs=np.abs(x).sum(),
         sum_squares=(x**2).sum(),

@@ -49,8 +49,8 @@ class Cnn(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = nn.relu(nn.Conv(4, (3, 3))(x))
-        x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-        x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(4, (3, 3))(x)))
+        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = nn.relu(nn.GroupNorm(2)(nn.Conv(4, (3, 3))(x)))
         return nn.Dense(3)(x.reshape(x.shape[0], -1))
 
 
@@ -66,15 +66,19 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     scanned: bool = True
     policy: Any = None
+    width: int = 4
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
-        embed = nn.Embed(7, 4, name="embed")
+        embed = nn.Embed(7, self.width, name="embed")
         x = embed(tokens)
         if self.scanned:
             block = nn.remat(Block, policy=self.policy, prevent_cse=False)
             scan = nn.scan(
-                block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=3,
             )
             x, _ = scan(name="blocks")(x, None)
         else:
@@ -129,7 +133,10 @@ class Stochastic(nn.Module):
             return left(x) + right(x)
         kernels = {n: self.variables["params"][n]["kernel"] for n in ("left", "right")}
         return lax.cond(
-            x[0, 0] > 0, lambda x: x @ kernels["left"], lambda x: x @ kernels["right"], x
+            x[0, 0] > 0,
+            lambda x: x @ kernels["left"],
+            lambda x: x @ kernels["right"],
+            x,
         )
 
 
@@ -139,7 +146,9 @@ def experts() -> Model:
         return jnp.einsum("etf,efd->etd", h, p["down"])
 
     return Model(
-        fn, {"up": normal(1, 3, 4, 6), "down": normal(2, 3, 6, 4)}, (normal(0, 3, 5, 4),)
+        fn,
+        {"up": normal(1, 3, 4, 6), "down": normal(2, 3, 6, 4)},
+        (normal(0, 3, 5, 4),),
     )
 
 
@@ -235,6 +244,15 @@ class NnxEnsemble(NnxStack):
         return nnx.vmap(lambda layer, x: layer(x), in_axes=(0, 0))(self.layers, x)
 
 
+class NnxRecurrent(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.cell = nnx.LSTMCell(4, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        zeros = jnp.zeros((x.shape[0], 3))
+        return nnx.RNN(self.cell)(x, initial_carry=(zeros, zeros))
+
+
 class NnxTied(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.embed = nnx.Embed(7, 4, rngs=rngs)
@@ -312,9 +330,7 @@ MODELS: dict[str, Callable[[], Model]] = {
         lambda rngs: nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs),
         normal(0, 2, 5, 4),
     ),
-    "nnx lstm": lambda: of_nnx(
-        lambda rngs: nnx.RNN(nnx.LSTMCell(4, 3, rngs=rngs)), normal(0, 2, 5, 4)
-    ),
+    "nnx recurrent": lambda: of_nnx(NnxRecurrent, normal(0, 2, 5, 4)),
     "nnx stack": lambda: of_nnx(NnxStack, normal(0, 5, 4)),
     "nnx ensemble": lambda: of_nnx(NnxEnsemble, normal(0, 3, 5, 4)),
     "nnx tied and adapted": lambda: of_nnx(NnxTied, TOKENS),

@@ -1,10 +1,10 @@
 """The dtype of everything between contractions, by a table that names primitives.
 
 Results of contractions (and of look-ups in a parameter) are in the low dtype. From
-there on every primitive is in one of two classes: `float32` (reductions, exponentials
-and what else loses its meaning in few bits) or `widest`, the widest dtype among its
-inputs, where parameters and constants adopt the dtype of what they meet. A primitive in
-no class is an error that names it: nothing is cast on a guess.
+there on every primitive is in one of three classes: `float32` (reductions, exponentials
+and what else loses its meaning in few bits), `widest`, the widest dtype among its
+inputs, where parameters and constants adopt the dtype of what they meet, or `as is`. A
+primitive in no class is an error that names it: nothing is cast on a guess.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,38 +13,44 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from adaprec_jax.contractions.jax_internals import Eqn
-
 FLOAT32 = frozenset({
     "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e",
-    "bessel_i1e", "cbrt", "cos", "cosh", "cumlogsumexp", "cummax", "cummin", "cumprod",
-    "cumsum", "digamma", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "igamma",
-    "igammac", "integer_pow", "lgamma", "log", "log1p", "logistic", "pow", "reduce_max",
-    "reduce_min", "reduce_precision", "reduce_prod", "reduce_sum", "reduce_window_sum",
-    "regularized_incomplete_beta", "rsqrt", "scatter-add", "scatter_add", "sin", "sinh",
-    "sqrt", "square", "tan", "tanh", "zeta",
+    "bessel_i1e", "cbrt", "complex", "cos", "cosh", "cumlogsumexp", "cummax", "cummin",
+    "cumprod", "cumsum", "digamma", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1",
+    "igamma", "igamma_grad_a", "igammac", "integer_pow", "lgamma", "log", "log1p",
+    "logistic", "polygamma", "pow", "psum", "psum_invariant", "random_gamma_grad",
+    "reduce_max", "reduce_min", "reduce_prod", "reduce_scatter", "reduce_sum",
+    "reduce_window_sum", "regularized_incomplete_beta", "rsqrt", "scatter-add",
+    "scatter-mul", "scatter-sub", "select_and_gather_add", "select_and_scatter_add",
+    "sin", "sinh", "sqrt", "square", "tan", "tanh", "zeta",
 })  # fmt: skip
 WIDEST = frozenset({
-    "abs", "add", "add_any", "broadcast_in_dim", "ceil", "clamp", "concatenate",
-    "copy", "copy_p", "div", "dynamic_slice", "dynamic_update_slice", "eq", "expand_dims",
-    "floor", "ge", "gt", "is_finite", "le", "lt", "max", "min", "mul", "ne", "neg",
-    "nextafter", "optimization_barrier", "pad", "pcast", "pbroadcast", "psum",
-    "psum_invariant", "pmax", "pmin", "pvary", "ppermute", "all_gather", "all_to_all",
-    "reduce_scatter", "rem", "reshape", "rev", "reduce_window_max", "round", "scatter",
-    "select_and_gather_add", "select_and_scatter_add", "select_n", "sharding_constraint",
-    "sign", "slice", "split", "squeeze", "stop_gradient", "sub", "transpose",
+    "abs", "add", "add_any", "broadcast_in_dim", "broadcast_to", "ceil", "clamp",
+    "concatenate", "copy", "div", "dynamic_slice", "dynamic_update_slice", "eq",
+    "floor", "ge", "gt", "is_finite", "le", "lt", "max", "min", "mul", "name", "ne",
+    "neg", "nextafter", "pad", "reduce_precision", "reduce_window_max",
+    "reduce_window_min", "rem", "reshape", "rev", "round", "scatter", "scatter-max",
+    "scatter-min", "select_n", "sharding_constraint", "sign", "slice", "split",
+    "squeeze", "stack", "stop_gradient", "sub", "tile", "transpose", "unstack",
 })  # fmt: skip
 # Their inputs are no numbers to be cast, or are independent of one another.
 AS_IS = frozenset({
-    "and", "argmax", "argmin", "axis_index", "bitcast_convert_type", "clz",
-    "convert_element_type", "debug_callback", "debug_print", "dot_general", "iota", "not",
-    "or", "population_count", "random_bits", "random_fold_in", "random_seed",
-    "random_split", "random_unwrap", "random_wrap", "reduce_and", "reduce_or",
-    "shift_left", "shift_right_arithmetic", "shift_right_logical", "sort",
-    "threefry2x32", "top_k", "xor",
+    "addupdate", "after_all", "all_gather", "all_gather_invariant", "all_to_all", "and",
+    "argmax", "argmin", "axis_index", "bitcast_convert_type", "clz", "conj",
+    "convert_element_type", "create_token", "debug_callback", "debug_print",
+    "device_put", "dimension_size", "dot_general", "empty", "get", "imag", "iota",
+    "iota_2x32_shape", "layout_constraint", "mulhi", "multiple_of", "not",
+    "num_programs", "optimization_barrier", "or", "pbroadcast", "platform_index",
+    "pmax", "pmin", "population_count", "ppermute", "program_id", "pvary",
+    "ragged_all_to_all", "random_bits", "random_clone", "random_fold_in",
+    "random_gamma", "random_seed", "random_split", "random_unwrap", "random_wrap",
+    "real", "reduce_and", "reduce_or", "reduce_xor", "reshard", "rng_bit_generator",
+    "rng_uniform", "shift_left", "shift_right_arithmetic", "shift_right_logical",
+    "sort", "swap", "threefry2x32", "top_k", "xor",
 })  # fmt: skip
-# Look-ups give the low dtype: an embedding is a contraction with one-hot rows.
-LOW = frozenset({"gather", "take"})
+# A look-up in a parameter gives the low dtype: it is a product with one-hot rows.
+LOOK_UP = frozenset({"gather"})
+KNOWN = FLOAT32 | WIDEST | AS_IS | LOOK_UP
 
 
 class Compute(NamedTuple):
@@ -52,11 +58,18 @@ class Compute(NamedTuple):
 
     Attributes:
         dtype: bfloat16 or float16 (or float32, which changes nothing).
-        extra: Class by primitive name: "low", "float32", "widest" or "as is".
+        extra: Class by primitive name: "float32", "widest", "as is" or "look-up".
     """
 
     dtype: jnp.dtype
     extra: Mapping[str, str] = {}
+
+
+class Value(NamedTuple):
+    """A value, and whether it adopts the dtype of what it meets (as parameters do)."""
+
+    array: Any
+    adopts: bool
 
 
 def class_of(primitive: str, compute: Compute) -> str:
@@ -68,9 +81,9 @@ def class_of(primitive: str, compute: Compute) -> str:
     >>> class_of("exp", Compute(jnp.dtype("bfloat16")))
     'float32'
     """
+    classes = {"float32": FLOAT32, "widest": WIDEST, "as is": AS_IS, "look-up": LOOK_UP}
     if primitive in compute.extra:
         return compute.extra[primitive]
-    classes = {"float32": FLOAT32, "widest": WIDEST, "as is": AS_IS, "low": LOW}
     for name, members in classes.items():
         if primitive in members:
             return name
@@ -80,38 +93,58 @@ def class_of(primitive: str, compute: Compute) -> str:
     )
 
 
-def compute_inputs(
-    compute: Compute, eqn: Eqn, arrays: Sequence[Any], adopts: Sequence[bool]
-) -> list[Any]:
-    """Returns the inputs of an equation in the dtype that its class asks for."""
-    if not any(_is_float(x) for x in arrays):
-        return list(arrays)
-    kind = class_of(eqn.primitive.name, compute)
-    if kind == "as is":
-        return list(arrays)
-    if kind == "low":
-        dtype = compute.dtype
-    elif kind == "float32":
-        dtype = jnp.dtype("float32")
-    else:
-        dtype = widest(arrays, adopts)
-    return [lax.convert_element_type(x, dtype) if _is_float(x) else x for x in arrays]
+def prepare(
+    compute: Compute | None, primitive: str, values: Sequence[Value]
+) -> tuple[list[Any], bool]:
+    """Returns a primitive's inputs in the dtype that its class asks for.
 
+    Also returns whether the result adopts: it does where every float among the inputs
+    does, so that masks, positions and whole numbers made into floats widen nothing.
 
-def widest(arrays: Sequence[Any], adopts: Sequence[bool]) -> jnp.dtype:
-    """Returns the widest float dtype; what adopts counts only if nothing else does.
-
-    >>> widest([jnp.zeros(1), jnp.zeros(1, jnp.bfloat16)], [True, False])
+    >>> x = Value(jnp.zeros(2, jnp.bfloat16), False)
+    >>> (x, scale), _ = prepare(
+    ...     Compute(jnp.dtype("bfloat16")), "mul", [x, Value(jnp.ones(2), True)])
+    >>> scale.dtype
     dtype(bfloat16)
     """
-    floats = [(x, a) for x, a in zip(arrays, adopts, strict=True) if _is_float(x)]
-    firm = [x for x, a in floats if not a] or [x for x, _ in floats]
-    return max(
-        (jnp.dtype(jnp.result_type(x)) for x in firm),
-        key=lambda dtype: jnp.finfo(dtype).nmant + jnp.finfo(dtype).bits,
-        default=jnp.dtype("float32"),
-    )
+    arrays = [value.array for value in values]
+    adopts = all(value.adopts for value in values if is_float(value.array))
+    if compute is None or not any(map(is_float, arrays)):
+        return arrays, adopts
+    kind = class_of(primitive, compute)
+    if kind == "as is":
+        return arrays, adopts
+    if kind == "float32":
+        dtype = jnp.dtype("float32")
+    else:
+        looked_up = kind == "look-up" and values[0].adopts
+        dtype = compute.dtype if looked_up else widest(values)
+    return [cast(x, dtype) for x in arrays], adopts and kind != "look-up"
 
 
-def _is_float(x: Any) -> bool:
+def widest(values: Sequence[Value]) -> jnp.dtype:
+    """Returns the widest float dtype; what adopts counts only if nothing else does.
+
+    >>> low = jnp.zeros(1, jnp.bfloat16)
+    >>> widest([Value(jnp.zeros(1), True), Value(low, False)])
+    dtype(bfloat16)
+    """
+    floats = [value for value in values if is_float(value.array)]
+    firm = [value for value in floats if not value.adopts] or floats
+    dtypes = [jnp.dtype(jnp.result_type(value.array)) for value in firm]
+    return max(dtypes, key=_width, default=jnp.dtype("float32"))
+
+
+def _width(dtype: jnp.dtype) -> int:
+    return jnp.finfo(dtype).bits + jnp.finfo(dtype).nmant
+
+
+def cast(x: Any, dtype: Any) -> Any:
+    """Returns `x` in `dtype` if both are floats; anything else unchanged."""
+    floats = is_float(x) and jnp.issubdtype(dtype, jnp.floating)
+    return lax.convert_element_type(x, dtype) if floats else x
+
+
+def is_float(x: Any) -> bool:
+    """Returns whether `x` is a float array (PRNG keys and tokens are not)."""
     return bool(jnp.issubdtype(jnp.result_type(x), jnp.floating))

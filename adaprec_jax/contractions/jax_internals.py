@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jax._src import config, core, source_info_util
 from jax._src.ad_checkpoint import remat_p
 from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
@@ -20,9 +19,10 @@ from jax._src.lax.control_flow.conditionals import cond_p
 from jax._src.lax.control_flow.loops import scan_p, while_p
 from jax._src.lax.convolution import conv_general_dilated_p
 from jax._src.lax.lax import dot_general_p, ragged_dot_general_p
+from jax._src.named_sharding import UnspecifiedValue
 from jax._src.pjit import jit_p
 from jax._src.shard_map import shard_map_p
-from jax._src.sharding_impls import UnspecifiedValue
+from jax.custom_derivatives import SymbolicZero
 
 ClosedJaxpr = core.ClosedJaxpr
 Eqn = core.JaxprEqn
@@ -31,12 +31,19 @@ Literal = core.Literal
 Var = core.Var
 last_used = core.last_used
 
+
+def aval(atom: Any) -> core.ShapedArray:
+    """Returns shape and dtype of a variable or literal of a jaxpr."""
+    return atom.aval
+
+
 __all__ = [
     "ClosedJaxpr",
     "Eqn",
     "Jaxpr",
     "Literal",
     "Var",
+    "aval",
     "bind",
     "cond_p",
     "conv_general_dilated_p",
@@ -59,6 +66,7 @@ __all__ = [
     "sub_jaxprs",
     "trace",
     "vary_over",
+    "vary_together",
     "varying_axes",
     "while_p",
 ]
@@ -139,7 +147,7 @@ def vary_over(x: jax.Array, axes: Iterable[str]) -> jax.Array:
     Nothing is marked where the surrounding shard_map does not check it.
     """
     missing = tuple(sorted(frozenset(axes) - varying_axes(x)))
-    if not missing or not config._check_vma.value:
+    if not missing or not config._check_vma.value:  # pyright: ignore[reportPrivateUsage]
         return x
     return jax.lax.pcast(x, missing, to="varying")
 
@@ -149,6 +157,11 @@ def instantiate(cotangent: Any) -> jax.Array:
     if isinstance(cotangent, SymbolicZero):
         return jnp.zeros(cotangent.shape, cotangent.dtype)
     return cotangent
+
+
+def vary_together(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns both marked as varying over the mesh axes that either varies over."""
+    return vary_over(x, varying_axes(y)), vary_over(y, varying_axes(x))
 
 
 def keep_sharding(eqn: Eqn, outs: Sequence[Any]) -> list[Any]:

@@ -30,10 +30,10 @@ def contraction_names(uses: Sequence[Use]) -> list[str]:
     without is called by its einsum within its module; where no scope tells the module,
     within the one that holds the contraction before it. Equals are numbered.
 
-    >>> contraction_names([Use("attention/value/kernel", "", "ab,bc->ac"),
-    ...                    Use("", "", "qhd,khd->hqk"),
-    ...                    Use("moe/up", "", "ab,bc->ac"), Use("moe/down", "", "ab,bc->ac"),
-    ...                    Use("attention/value/kernel", "", "ab,bc->ac")])
+    >>> value = Use("attention/value/kernel", "", "abc,cde->abde")
+    >>> scores = Use("", "", "qhd,khd->hqk")
+    >>> up, down = (Use(f"moe/{name}", "", "abc,acd->abd") for name in ("up", "down"))
+    >>> contraction_names([value, scores, up, down, value])
     ['attention/value', 'attention/qhd,khd->hqk', 'moe/up', 'moe/down',
      'attention/value#1']
     """
@@ -99,13 +99,13 @@ def scope_path(stack: str, tops: set[str]) -> tuple[str, str]:
         stack: Name scopes separated by slashes.
         tops: The top-level names of the parameters.
 
-    >>> scope_path("jvp(Net)/encoder.encode/attention/...qhd,...khd->...hqk", {"encoder"})
-    ('encoder/attention', '...qhd,...khd->...hqk')
+    >>> scope_path("jvp(Net)/encoder.encode/attention/qhd,khd->hqk", {"encoder"})
+    ('encoder/attention', 'qhd,khd->hqk')
     """
     parts = []
     for part in stack.split("/"):
         while match := _TRANSFORM.match(part):
-            part = match[1]  # noqa: PLW2901
+            part = match[1]
         parts.append(part if "->" in part else part.partition(".")[0])
     einsum = parts[-1] if "->" in parts[-1] else ""
     parts = [part for part in parts if part and "->" not in part]

@@ -13,44 +13,26 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from adaprec_jax.contractions.jax_internals import (
     instantiate,
     vary_over,
     varying_axes,
 )
-from adaprec_jax.contractions.statistics import (
-    TensorStats,
-    measure,
-    nothing,
-    pack,
+from adaprec_jax.contractions.observe import (
+    Asked,
+    Observed,
+    Probe,
+    Watching,
+    observe,
 )
+from adaprec_jax.contractions.rounded import Rounded, round_tensor, spread
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import Entry, SharedPrecision, separate
-from adaprec_jax.scaling import Recipe, Recipes
+from adaprec_jax.scaling import Recipes
 
 Bilinear: TypeAlias = Callable[[Array, Array], Array]
-
-
-class Probe(NamedTuple):
-    """Zeros whose gradient carries what was seen of the cotangent.
-
-    Attributes:
-        stats: `(*members, formats, fields)`: the packed statistics for the format in
-            force, then for each format of `what_if`; None if not watched.
-        amax: `(*members,)`: for the update of a scaling recipe; None if it has none.
-    """
-
-    stats: Float[Array, "*members formats fields"] | None
-    amax: Float[Array, "*members"] | None
-
-
-class Observed(NamedTuple):
-    """What was seen of one tensor in one contraction; fields as in `Probe`."""
-
-    stats: Float[Array, "*members formats fields"] | None
-    amax: Float[Array, "*members"] | None
 
 
 class States(NamedTuple):
@@ -79,37 +61,21 @@ class Layout(NamedTuple):
     out: tuple[int, ...]
 
 
-class Watching(NamedTuple):
-    """Static choice of statistics for one contraction.
-
-    Attributes:
-        fields: Fields of `TensorStats` for every watched role.
-        roles: The roles whose statistics are gathered.
-        amax_roles: The roles whose amax a scaling recipe needs at every step.
-        axis_names: Mesh axes over which one tensor is spread under `shard_map`.
-    """
-
-    fields: tuple[str, ...]
-    roles: tuple[str, ...]
-    amax_roles: tuple[str, ...]
-    axis_names: tuple[str, ...]
-
-
 class Data(NamedTuple):
     """Everything traced that a rounded contraction takes beside its operands."""
 
     entry: Entry
     states: States
     key: Array | None
-    collect: Bool[Array, ""] | None
-    what_if: dict[str, Format]
+    asked: Asked
 
 
-class Rounded(NamedTuple):
-    """A tensor brought into a format's range and rounded: x ~= values * scale."""
+@jax.tree_util.register_static
+class Wanted(NamedTuple):
+    """Which operands a gradient is wanted of; structure to JAX, never traced."""
 
-    values: Float[Array, "..."]
-    scale: Float[Array, "*members"]
+    activation: bool
+    weight: bool
 
 
 def rounded_contraction(
@@ -137,28 +103,23 @@ def rounded_contraction(
     """
     forward = separate(data.entry).forward
     frozen = [lax.stop_gradient(x).astype(jnp.float32) for x in operands]
-    activation = _round(
+    activation = round_tensor(
         recipes.activation, frozen[0], forward.activation, data.states.activation,
         _key(data, "forward", "activation"), layout.activation, watching.axis_names,
     )  # fmt: skip
-    weight = _round(
+    weight = round_tensor(
         recipes.weight, frozen[1], after(activation.scale, forward.weight),
         data.states.weight,
         _key(data, "forward", "weight"), layout.weight, watching.axis_names,
     )  # fmt: skip
     seen = {
-        role: observe(role, x, rounded, fmt, positions, data, watching)
+        role: observe(role, x, rounded, fmt, positions, data.asked, watching)
         for role, x, rounded, fmt, positions in (
-            (
-                "activation",
-                frozen[0],
-                activation,
-                forward.activation,
-                layout.activation,
-            ),
+            ("activation", frozen[0], activation,
+             forward.activation, layout.activation),
             ("weight", frozen[1], weight, forward.weight, layout.weight),
         )
-    }
+    }  # fmt: skip
 
     @jax.custom_vjp
     def contract(
@@ -174,7 +135,7 @@ def rounded_contraction(
         operands, rounded, data, probe = jax.tree.map(
             lambda p: p.value, primals, is_leaf=lambda p: hasattr(p, "perturbed")
         )
-        wanted = tuple(p.perturbed for p in primals[0])
+        wanted = Wanted(*(p.perturbed for p in primals[0]))
         return contract(operands, rounded, data, probe), (operands, data, probe, wanted)
 
     def backward_rule(kept: Any, gradient: Any) -> tuple[Any, ...]:
@@ -200,7 +161,7 @@ def _backward(
     operands: tuple[Array, Array],
     data: Data,
     gradient: Float[Array, "..."],
-    wanted: tuple[bool, bool],
+    wanted: Wanted,
 ) -> tuple[tuple[Array | None, ...], Observed]:
     """Returns the wanted gradients of the operands and what the cotangent showed."""
     _, dgrad, wgrad = separate(data.entry)
@@ -208,7 +169,7 @@ def _backward(
     gradients: list[Array | None] = [None, None]
 
     def rounded(role: str, product: str, x: Array, fmt: Format) -> Rounded:
-        return _round(
+        return round_tensor(
             getattr(recipes, role), x, fmt, getattr(data.states, role),
             _key(data, product, role),
             layout.out if role == "gradient" else getattr(layout, role),
@@ -216,9 +177,11 @@ def _backward(
         )  # fmt: skip
 
     down = rounded("gradient", "dgrad", gradient, dgrad.gradient)
-    seen = observe("gradient", gradient, down, dgrad.gradient, layout.out, data, watching)
+    seen = observe(
+        "gradient", gradient, down, dgrad.gradient, layout.out, data.asked, watching
+    )
     done = down.scale
-    if wanted[0]:
+    if wanted.activation:
         right = rounded("weight", "dgrad", weight, after(done, dgrad.weight))
         transposed = jax.linear_transpose(
             lambda a: layout.product(a, right.values), activation
@@ -226,7 +189,7 @@ def _backward(
         (product,) = transposed(down.values)
         gradients[0] = _rescale(product, down, right, layout.activation)
         done = product
-    if wanted[1]:
+    if wanted.weight:
         if not isinstance(data.entry, SharedPrecision):
             down = rounded("gradient", "wgrad", gradient, wgrad.gradient)
         left = rounded("activation", "wgrad", activation, after(done, wgrad.activation))
@@ -274,132 +237,8 @@ def _key(data: Data, product: str, role: str) -> Array | None:
     return jax.random.fold_in(data.key, zlib.crc32(use.encode()))
 
 
-def _round(
-    recipe: Recipe,
-    x: Float[Array, "..."],
-    fmt: Format,
-    state: Any,
-    key: Array | None,
-    members: tuple[int, ...],
-    axis_names: tuple[str, ...],
-) -> Rounded:
-    """Returns `x` rounded by its recipe, each member with formats and scale of its own."""
-
-    def one(x: Array, fmt: Format, state: Any, key: Array | None) -> Rounded:
-        values, scale = recipe.round(
-            x, fmt, state, axes=tuple(range(x.ndim)), key=key, axis_names=axis_names
-        )
-        return Rounded(values, scale.reshape(()))
-
-    # Member axes are mapped innermost first; the outer ones keep their positions.
-    for depth, position in reversed(list(enumerate(members))):
-        one = jax.vmap(
-            one,
-            in_axes=(
-                position - _before(members, depth),
-                0,
-                0,
-                None if key is None else 0,
-            ),
-            out_axes=Rounded(position - _before(members, depth), 0),
-        )
-    sizes = tuple(x.shape[position] for position in members)
-    fmt = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, sizes), fmt)
-    if key is not None and sizes:
-        key = jax.random.split(key, sizes)
-    return one(x, fmt, state, key)
-
-
-def _before(members: tuple[int, ...], depth: int) -> int:
-    """Returns how many outer member axes lie before the one at `depth`."""
-    return sum(position < members[depth] for position in members[:depth])
-
-
 def _rescale(
     product: Float[Array, "..."], a: Rounded, b: Rounded, members: tuple[int, ...]
 ) -> Float[Array, "..."]:
     """Returns the product in the units of its operands: scales multiply the result."""
     return product * spread(a.scale * b.scale, members, product.ndim)
-
-
-def spread(leaf: Array, positions: tuple[int, ...], rank: int) -> Float[Array, "..."]:
-    """Returns a per-member array with its axes at `positions` among `rank` axes.
-
-    >>> spread(jnp.ones(3), (1,), 3).shape
-    (1, 3, 1)
-    """
-    if not positions:
-        return leaf
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    leaf = jnp.transpose(leaf, order)
-    shape = [1] * rank
-    for axis, i in enumerate(order):
-        shape[positions[i]] = leaf.shape[axis]
-    return leaf.reshape(shape)
-
-
-def observe(
-    role: str,
-    x: Float[Array, "..."],
-    rounded: Rounded,
-    fmt: Format,
-    members: tuple[int, ...],
-    data: Data,
-    watching: Watching,
-) -> Observed:
-    """Returns the statistics and the amax that are asked for of one tensor."""
-    axes = tuple(axis for axis in range(x.ndim) if axis not in members)
-    sizes = tuple(x.shape[position] for position in members)
-    amax = None
-    if role in watching.amax_roles:
-        # Reduced over `axes`, the member axes keep the order of the tensor's axes.
-        amax = jnp.max(jnp.abs(x), axes)
-        if watching.axis_names:
-            amax = lax.pmax(amax, watching.axis_names)
-        amax = _ordered(amax, members)
-    if role not in watching.roles or not watching.fields:
-        return Observed(None, amax)
-
-    def gather() -> Array:
-        parts = [(rounded, fmt), *((None, f) for f in data.what_if.values())]
-        return jnp.stack(
-            [
-                pack(_measured(x, part, f, members, axes, watching), watching.fields)
-                for part, f in parts
-            ],
-            axis=-2,
-        )
-
-    def leave() -> Array:
-        empty = pack(nothing(sizes, watching.fields), watching.fields)
-        return jnp.stack([empty] * (1 + len(data.what_if)), axis=-2)
-
-    if data.collect is None:
-        return Observed(gather(), amax)
-    return Observed(lax.cond(data.collect, gather, leave), amax)
-
-
-def _ordered(leaf: Array, members: tuple[int, ...]) -> Array:
-    """Returns `leaf` with its axes in the order of the plan instead of the tensor's."""
-    rank = sorted(members)
-    return jnp.transpose(leaf, [rank.index(position) for position in members])
-
-
-def _measured(
-    x: Float[Array, "..."],
-    rounded: Rounded | None,
-    fmt: Format,
-    members: tuple[int, ...],
-    axes: tuple[int, ...],
-    watching: Watching,
-) -> TensorStats:
-    """Returns the statistics of rounding to `fmt`; by current scaling if not done yet."""
-    from adaprec_jax.scaling import current  # what-if formats are scaled afresh
-
-    if rounded is None:
-        rounded = _round(current(), x, fmt, (), None, members, watching.axis_names)
-    scale = spread(rounded.scale, members, x.ndim)
-    bounds = (spread(jnp.broadcast_to(bound, rounded.scale.shape), members, x.ndim)
-              * scale for bound in (fmt.min_value, fmt.max_value))  # fmt: skip
-    stats = measure(x, rounded.values * scale, *bounds, watching.fields, axes)
-    return TensorStats(*(s if s is None else _ordered(s, members) for s in stats))

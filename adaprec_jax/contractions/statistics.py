@@ -22,8 +22,9 @@ class TensorStats(NamedTuple):
     A field that was not asked for is None.
 
     Attributes:
-        count: Elements.
-        amax: Largest magnitude; NaN or infinite if an element is.
+        elements: How many.
+        amax: Largest magnitude, infinite if an element is. (On a CPU XLA's maximum
+            passes over NaN, so this says nothing about NaN.)
         sum_abs: Sum of magnitudes.
         sum_squares: Sum of squares.
         zeros: Elements that are exactly zero.
@@ -32,7 +33,7 @@ class TensorStats(NamedTuple):
         noise_squares: Sum of squared rounding errors.
     """
 
-    count: Float[Array, "*axes"] | None = None
+    elements: Float[Array, "*axes"] | None = None
     amax: Float[Array, "*axes"] | None = None
     sum_abs: Float[Array, "*axes"] | None = None
     sum_squares: Float[Array, "*axes"] | None = None
@@ -44,11 +45,11 @@ class TensorStats(NamedTuple):
 
 QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "amax": ("amax",),
-    "mean_abs": ("count", "sum_abs"),
-    "rms": ("count", "sum_squares"),
-    "zero_fraction": ("count", "zeros"),
-    "underflow_fraction": ("count", "zeros", "underflows"),
-    "saturation_fraction": ("count", "saturations"),
+    "mean_abs": ("elements", "sum_abs"),
+    "rms": ("elements", "sum_squares"),
+    "zero_fraction": ("elements", "zeros"),
+    "underflow_fraction": ("elements", "zeros", "underflows"),
+    "saturation_fraction": ("elements", "saturations"),
     "sqnr_db": ("sum_squares", "noise_squares"),
 }
 ROLES = ("activation", "weight", "gradient")
@@ -133,20 +134,22 @@ def measure(
     """
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     spread = functools.partial(jnp.broadcast_to, shape=x.shape)
-    flat = [
-        jnp.moveaxis(spread(a), kept, range(len(kept))).reshape(
-            *(x.shape[axis] for axis in kept), -1
-        )
+    sizes = tuple(x.shape[axis] for axis in kept)
+    flat, flat_restored = (
+        jnp.moveaxis(a, kept, range(len(kept))).reshape(*sizes, -1)
         for a in (x, restored)
-    ]
-    bounds = [
-        jnp.max(spread(a), axes) if a.ndim else jnp.broadcast_to(a, flat[0].shape[:-1])
+    )
+    least, largest = (
+        jnp.max(spread(a), axes) if a.ndim else jnp.broadcast_to(a, sizes)
         for a in (lowest, highest)
-    ]
-    one = functools.partial(_measure_vector, fields=fields)
+    )
+
+    def one(x: Array, restored: Array, least: Array, largest: Array) -> TensorStats:
+        return _measure_vector(x, restored, least, largest, fields)
+
     for _ in kept:
         one = jax.vmap(one)
-    return one(*flat, *bounds)
+    return one(flat, flat_restored, least, largest)
 
 
 # Elements per step of the loop below: 64 KiB of float32 stay in the first cache.
@@ -174,11 +177,13 @@ def _measure_vector(
     )
 
 
-def _summands(x, restored, lowest, highest, fields) -> dict[str, Array]:  # noqa: ANN001
+def _summands(
+    x: Array, restored: Array, lowest: Array, highest: Array, fields: tuple[str, ...]
+) -> dict[str, Array]:
     """Returns what each field sums (amax: takes the maximum of), element by element."""
     zero = x == 0
     of = {
-        "count": lambda: jnp.ones_like(x),
+        "elements": lambda: jnp.ones_like(x),
         "amax": lambda: jnp.abs(x),
         "sum_abs": lambda: jnp.abs(x),
         "sum_squares": lambda: jnp.square(x),
@@ -196,19 +201,25 @@ def _reduce(terms: Mapping[str, Array]) -> TensorStats:
     )
 
 
-def _plain(x, restored, lowest, highest, fields) -> TensorStats:  # noqa: ANN001
+def _plain(
+    x: Array, restored: Array, lowest: Array, highest: Array, fields: tuple[str, ...]
+) -> TensorStats:
     return _reduce(_summands(x, restored, lowest, highest, fields))
 
 
-def _chunked(x, restored, lowest, highest, fields) -> TensorStats:  # noqa: ANN001
+def _chunked(
+    x: Array, restored: Array, lowest: Array, highest: Array, fields: tuple[str, ...]
+) -> TensorStats:
     chunks = -(-x.size // _CHUNK)
 
     def body(i: Array, sums: dict[str, Array]) -> dict[str, Array]:
         # The last chunk reaches back to stay inside; what it repeats counts as zero.
         start = jnp.minimum(i * _CHUNK, x.size - _CHUNK)
         fresh = jnp.arange(_CHUNK, dtype=jnp.int32) >= i * _CHUNK - start
-        part = (lax.dynamic_slice(a, (start,), (_CHUNK,)) for a in (x, restored))
-        terms = _summands(*part, lowest, highest, fields)
+        x_part, restored_part = (
+            lax.dynamic_slice(a, (start,), (_CHUNK,)) for a in (x, restored)
+        )
+        terms = _summands(x_part, restored_part, lowest, highest, fields)
         terms = {f: jnp.where(fresh, t, 0) for f, t in terms.items()}
         return {
             f: jnp.maximum(sums[f], t) if f == "amax" else sums[f] + t
@@ -222,7 +233,7 @@ def _chunked(x, restored, lowest, highest, fields) -> TensorStats:  # noqa: ANN0
 def merge(a: TensorStats, b: TensorStats) -> TensorStats:
     """Returns the statistics of both parts together: amax is the larger, sums add.
 
-    >>> part = TensorStats(count=jnp.float32(2), amax=jnp.float32(3))
+    >>> part = TensorStats(elements=jnp.float32(2), amax=jnp.float32(3))
     >>> merge(part, part._replace(amax=jnp.float32(1)))[:2]
     (Array(4., dtype=float32), Array(3., dtype=float32))
     """
@@ -255,7 +266,7 @@ def merge_axis(stats: TensorStats, axis: int) -> TensorStats:
 def nothing(shape: tuple[int, ...], fields: tuple[str, ...]) -> TensorStats:
     """Returns the statistics of no elements, the neutral element of `merge`.
 
-    >>> nothing((), ("count",)).count
+    >>> nothing((), ("elements",)).elements
     Array(0., dtype=float32)
     """
     return TensorStats(**{field: jnp.zeros(shape, jnp.float32) for field in fields})
@@ -271,7 +282,7 @@ def unpack(
 ) -> TensorStats:
     """Undoes `pack`.
 
-    >>> unpack(jnp.array([4.0, 2.0]), ("count", "amax")).amax
+    >>> unpack(jnp.array([4.0, 2.0]), ("elements", "amax")).amax
     Array(2., dtype=float32)
     """
     return TensorStats(**{field: packed[..., i] for i, field in enumerate(fields)})

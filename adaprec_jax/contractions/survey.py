@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from adaprec_jax.contractions import jax_internals as internals, names
-from adaprec_jax.contractions.jax_internals import ClosedJaxpr, Eqn, Jaxpr
+from adaprec_jax.contractions.compute_dtype import KNOWN
+from adaprec_jax.contractions.jax_internals import ClosedJaxpr, Eqn, Jaxpr, aval
 from adaprec_jax.contractions.table import (
     Contraction,
     NotReached,
@@ -21,14 +22,7 @@ Source: TypeAlias = str | None
 CONSTANT = ""
 Position: TypeAlias = tuple[int, ...]
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
-# Arithmetic that multiplies inside one primitive, out of the reach of any plan.
-_OPAQUE = (
-    "cholesky", "custom_call", "eig", "eigh", "fft", "ffi_call", "geqrf",
-    "householder_product", "linear_solve", "lu", "pallas_call", "pure_callback",
-    "scaled_dot", "scaled_matmul", "scaled_matmul_wrapper", "schur", "svd",
-    "triangular_solve", "tridiagonal_solve",
-)  # fmt: skip
+_FLOATS = ("float16", "bfloat16", "float32")
 
 
 class Scope(NamedTuple):
@@ -43,7 +37,16 @@ class Scope(NamedTuple):
 
 @dataclasses.dataclass
 class Survey:
-    """What the listing found so far; sites and loops by position in the jaxpr."""
+    """What the listing found so far; sites and loops by position in the jaxpr.
+
+    Attributes:
+        tops: Top-level names of the parameters.
+        open_custom: As in `survey`.
+        sites: Contractions in program order; their names come last.
+        uses: What the name of each site is made from.
+        loops: What each loop or mesh repeats.
+        not_reached: What the plan has no say over.
+    """
 
     tops: set[str]
     open_custom: bool
@@ -67,8 +70,12 @@ def survey(
         sources: For each input the path of the parameter it is, or None.
         open_custom: Whether to enter functions with derivative rules of their own.
     """
-    log = Survey({source for source in sources if source}, open_custom)
+    log = Survey({path.split("/")[0] for path in sources if path}, open_custom)
     _visit(closed.jaxpr, sources, Scope((), "", (), 1, True), log)
+    named = names.contraction_names(log.uses)
+    for (position, site), name in zip(log.sites.items(), named, strict=True):
+        contraction = site.contraction._replace(name=name)
+        log.sites[position] = site._replace(contraction=contraction)
     return log
 
 
@@ -104,32 +111,29 @@ def _visit_contraction(
     eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
 ) -> list[Source]:
     """Records one contraction; a product of two parameters is a parameter again."""
-    left, right = eqn.invars[:2]
-    out = eqn.outvars[0]
+    left, right, out = map(aval, (*eqn.invars[:2], eqn.outvars[0]))
     einsum, macs, batch = _shape_of(eqn)
-    dtypes = [str(x.aval.dtype) for x in (left, right)]
+    dtypes = [str(x.dtype) for x in (left, right)]
     if not all(dtype in _FLOATS for dtype in dtypes):
         what = f"{eqn.primitive.name} {einsum}"
-        reason = f"its operands are {dtypes[0]} and {dtypes[1]}, not floats"
+        reason = f"its operands are {dtypes[0]} and {dtypes[1]}, not one of {_FLOATS}"
         log.not_reached.append(NotReached(_where(scope, log), what, reason))
         return [derived(sources)]
     weight_side = 0 if sources[0] and not sources[1] else 1
-    activation_side = 1 - weight_side
-    roles = tuple("weight" if sources[s] else "activation"
-                  for s in (activation_side, weight_side))  # fmt: skip
-    weight = eqn.invars[weight_side].aval
-    members = (
-        tuple(weight.shape[axis] for axis in batch[weight_side])
-        if sources[weight_side] else ()
-    )  # fmt: skip
+    parameter = sources[weight_side] or ""
+    weight = (left, right)[weight_side]
+    roles = ("weight" if sources[1 - weight_side] else "activation",
+             "weight" if parameter else "activation")  # fmt: skip
+    members = tuple(weight.shape[axis] for axis in batch[weight_side] if parameter)
     layers = tuple(slot.size for slot in scope.slots if slot.kind == "layer")
-    name = _name(sources[weight_side], einsum, scope, log)
+    module, written = names.scope_path(scope.stack, log.tops)
+    log.uses.append(names.Use(parameter, module, written or einsum))
     contraction = Contraction(
-        name=name,
+        name="",
         primitive=eqn.primitive.name,
         einsum=einsum,
-        shapes=(left.aval.shape, right.aval.shape, out.aval.shape),
-        roles=(roles[0], roles[1]),
+        shapes=(left.shape, right.shape, out.shape),
+        roles=roles,
         axes=(*layers, *members),
         macs=macs,
         executions=scope.executions,
@@ -141,8 +145,8 @@ def _visit_contraction(
 
 def _shape_of(eqn: Eqn) -> tuple[str, int, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Returns einsum, multiply-accumulates and the batch axes of both operands."""
-    left, right = (atom.aval.shape for atom in eqn.invars[:2])
-    out = eqn.outvars[0].aval.shape
+    left, right = (aval(atom).shape for atom in eqn.invars[:2])
+    out = aval(eqn.outvars[0]).shape
     if eqn.primitive is internals.dot_general_p:
         numbers = eqn.params["dimension_numbers"]
         contracted = math.prod(left[axis] for axis in numbers[0][0])
@@ -157,21 +161,8 @@ def _shape_of(eqn: Eqn) -> tuple[str, int, tuple[tuple[int, ...], tuple[int, ...
     return "ragged", math.prod(out) * contracted, ((), ())
 
 
-def _name(parameter: Source, einsum: str, scope: Scope, log: Survey) -> str:
-    """Returns the unique name: parameter path, or module path with the einsum."""
-    if parameter:
-        name = log.last = parameter
-    else:
-        module, written = names.scope_path(scope.stack, log.modules)
-        log.last = module or log.last
-        name = f"{log.last}/{written or einsum}".lstrip("/")
-    use = log.uses.get(name, 0)
-    log.uses[name] = use + 1
-    return f"{name}#{use}" if use else name
-
-
 def _where(scope: Scope, log: Survey) -> str:
-    return names.scope_path(scope.stack, log.modules)[0] or log.last or "(top level)"
+    return names.scope_path(scope.stack, log.tops)[0] or "(top level)"
 
 
 def _visit_scan(
@@ -276,9 +267,10 @@ def _visit_custom(
 def _visit_other(
     eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
 ) -> list[Source]:
-    """Passes an ordinary primitive, noting what multiplies inside it."""
-    if eqn.primitive.name in _OPAQUE:
-        reason = "the primitive multiplies inside, out of the reach of a plan"
+    """Passes an ordinary primitive, noting one that is not known."""
+    inside = internals.sub_jaxprs(eqn)
+    if not inside and eqn.primitive.name not in KNOWN:
+        reason = "the walk does not know what this primitive multiplies"
         what = eqn.primitive.name
         log.not_reached.append(NotReached(_where(scope, log), what, reason))
     if eqn.primitive.name == "dynamic_slice":

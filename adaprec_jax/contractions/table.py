@@ -1,7 +1,7 @@
 """The table of contractions: what a function multiplies, and under which names."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Contraction(NamedTuple):
@@ -106,7 +106,7 @@ def forward_macs(table: Table) -> int:
     return sum(c.macs * (c.executions or 0) for c in table.contractions)
 
 
-def dot_einsum(dimension_numbers: tuple, left_rank: int, right_rank: int) -> str:
+def dot_einsum(dimension_numbers: Any, left_rank: int, right_rank: int) -> str:
     """Returns the einsum of a `dot_general`; it does not depend on shapes.
 
     >>> dot_einsum((((1,), (0,)), ((), ())), 2, 2)

@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Key
 
 from adaprec_jax.contractions import jax_internals as internals, names
 from adaprec_jax.contractions.compute_dtype import Compute
-from adaprec_jax.contractions.products import Observed, Probe, States, Watching
+from adaprec_jax.contractions.observe import Asked, Observed, Probe, Watching
+from adaprec_jax.contractions.products import States
 from adaprec_jax.contractions.statistics import (
     ROLES,
     Stats,
@@ -116,7 +117,8 @@ def with_precision(
         states: RecipeStates | None = None,
     ) -> Any:
         traced = _trace(fn, args, options, Watch())
-        out, _ = _run(traced, options, plan, args, _Extras(key, states, None, {}), None)
+        extras = _Extras(key, states, Asked(None, {}))
+        out, _ = _run(traced, options, plan, args, extras, None)
         return out
 
     return rounded
@@ -160,8 +162,8 @@ def update_recipes(
 
 def value_and_grad(
     loss_fn: Callable[..., tuple[Array, Any]],
-    options: Options = Options(),  # noqa: B008
-    watch: Watch = Watch(),  # noqa: B008
+    options: Options = Options(),
+    watch: Watch = Watch(),
 ) -> Callable[..., tuple[tuple[Array, Any], Any, Stats]]:
     """Returns a function for loss, gradients and statistics under a plan.
 
@@ -199,7 +201,7 @@ def value_and_grad(
         collect: Bool[Array, ""] | None = None,
     ) -> tuple[tuple[Array, Any], Any, Stats]:
         traced = _trace(loss_fn, (params, *args), options, watch)
-        extras = _Extras(key, states, collect, dict(watch.what_if))
+        extras = _Extras(key, states, Asked(collect, dict(watch.what_if)))
 
         def loss_of(params: Any, probes: dict[str, Probe]) -> Any:
             out, seen = _run(traced, options, plan, (params, *args), extras, probes)
@@ -227,8 +229,7 @@ class _Traced(NamedTuple):
 class _Extras(NamedTuple):
     key: Array | None
     states: RecipeStates | None
-    collect: Array | None
-    what_if: dict[str, Any]
+    asked: Asked
 
 
 def _trace(
@@ -273,7 +274,7 @@ def _run(
     )
     if probes is None:
         probes = _zero_probes(traced, Watch())
-    live = Live(plan, states, probes, extras.key, extras.collect, extras.what_if)
+    live = Live(plan, states, probes, extras.key, extras.asked)
     leaves = jax.tree.leaves(args)
     parameters = len(jax.tree.leaves(args[0])) if args else 0
     values = [Value(jnp.asarray(x), i < parameters) for i, x in enumerate(leaves)]

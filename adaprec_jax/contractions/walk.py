@@ -1,6 +1,7 @@
 """The evaluating half of the walk: a jaxpr with every contraction rounded."""
 
 import functools
+import operator
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -9,23 +10,26 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool
+from jaxtyping import Array
 
 from adaprec_jax.contractions import jax_internals as internals
-from adaprec_jax.contractions.compute_dtype import Compute, compute_inputs, widest
-from adaprec_jax.contractions.jax_internals import Eqn, Jaxpr
+from adaprec_jax.contractions.compute_dtype import (
+    Compute,
+    Value,
+    cast,
+    prepare,
+    widest,
+)
+from adaprec_jax.contractions.jax_internals import Eqn, Jaxpr, aval
+from adaprec_jax.contractions.observe import Asked, Observed, Probe, Watching
 from adaprec_jax.contractions.products import (
     Data,
     Layout,
-    Observed,
-    Probe,
     States,
-    Watching,
     rounded_contraction,
 )
-from adaprec_jax.contractions.survey import CONTRACTIONS, Position, Survey
+from adaprec_jax.contractions.survey import Position, Survey
 from adaprec_jax.contractions.table import Site
-from adaprec_jax.formats import Format
 from adaprec_jax.precision import Plan
 from adaprec_jax.scaling import Recipes
 
@@ -57,16 +61,14 @@ class Live(NamedTuple):
         states: Scaling recipe states by name.
         probes: Zeros for the cotangent statistics by name.
         key: Key of this step and of the iterations of the enclosing loops, or None.
-        collect: Whether statistics are gathered this time; None is always.
-        what_if: Formats asked about, by name.
+        asked: Which statistics are gathered this time.
     """
 
     plan: Plan
     states: dict[str, States]
     probes: dict[str, Probe]
     key: Array | None
-    collect: Bool[Array, ""] | None
-    what_if: dict[str, Format]
+    asked: Asked
 
 
 class Spot(NamedTuple):
@@ -74,13 +76,6 @@ class Spot(NamedTuple):
 
     position: Position
     axis_names: tuple[str, ...]
-
-
-class Value(NamedTuple):
-    """A value, and whether it adopts the dtype of what it meets (as parameters do)."""
-
-    array: Any
-    adopts: bool
 
 
 def evaluate(
@@ -124,16 +119,12 @@ _Result: TypeAlias = tuple[list[Value], Seen]
 def _evaluate_eqn(
     settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
 ) -> _Result:
-    if eqn.primitive in CONTRACTIONS and spot.position in settings.survey.sites:
+    if spot.position in settings.survey.sites:
         return _contraction(settings, eqn, ins, live, spot)
-    entered = bool(_inside(settings, spot.position)) or settings.compute is not None
-    handler = _HANDLERS.get(eqn.primitive) if entered else None
-    if handler is not None:
+    handler = _HANDLERS.get(eqn.primitive)
+    if handler and (settings.compute or _inside(settings, spot.position)):
         return handler(settings, eqn, ins, live, spot)
-    adopts = all(value.adopts for value in ins)
-    arrays = [value.array for value in ins]
-    if settings.compute is not None:
-        arrays = compute_inputs(settings.compute, eqn, arrays, [v.adopts for v in ins])
+    arrays, adopts = prepare(settings.compute, eqn.primitive.name, ins)
     return [Value(out, adopts) for out in internals.bind(eqn, *arrays)], {}
 
 
@@ -155,21 +146,18 @@ def _contraction(
     name = site.contraction.name
     arrays = [value.array for value in ins]
     side = site.weight_side
-    operands = (arrays[1 - side], arrays[side])
-    if spot.axis_names:
-        axes = frozenset().union(*map(internals.varying_axes, operands))
-        operands = tuple(internals.vary_over(x, axes) for x in operands)
+    operands = internals.vary_together(arrays[1 - side], arrays[side])
     key = live.key
     if key is not None:
         key = jax.random.fold_in(key, zlib.crc32(name.encode()))
     watching = settings.watching[name]._replace(axis_names=spot.axis_names)
-    data = Data(live.plan[name], live.states[name], key, live.collect, live.what_if)
+    data = Data(live.plan[name], live.states[name], key, live.asked)
     out, seen = rounded_contraction(
         _layout(eqn, site, arrays[2:]), settings.recipes[name], watching,
         operands, data, live.probes[name],
     )  # fmt: skip
-    low = settings.compute.dtype if settings.compute else eqn.outvars[0].aval.dtype
-    return [Value(out.astype(low), False)], {name: seen}
+    low = settings.compute.dtype if settings.compute else aval(eqn.outvars[0]).dtype
+    return [Value(cast(out, low), False)], {name: seen}
 
 
 def _layout(eqn: Eqn, site: Site, rest: Sequence[Array]) -> Layout:
@@ -205,34 +193,67 @@ def _scan(
     sliced = {"probes": inner.probes}
     if over_layers:
         sliced |= {"plan": inner.plan, "states": inner.states}
-    adopts = [value.adopts for value in ins]
-    dtypes = [value.array.dtype for value in init]
-    results: list[bool] = []
+    adopts: list[bool] = []
 
-    def body(carry: list[Array], x: Any) -> tuple[list[Array], Any]:
+    def turn(carry: list[Array], x: Any) -> tuple[list[Array], Any]:
         arrays, mapped, i = x
         here = inner._replace(**mapped, key=_fold(live.key, i))
         values = [
             *fixed,
             *(Value(c, False) for c in carry),
-            *map(Value, arrays, adopts[constants + carried :]),
+            *(v._replace(array=a) for v, a in zip(xs, arrays, strict=True)),
         ]
         outs, seen = evaluate(settings, closed.jaxpr, closed.consts, values, here, spot)
-        kept = [v.array.astype(d) for v, d in zip(outs[:carried], dtypes, strict=True)]
-        results[:] = [v.adopts for v in outs]
-        return kept, ([v.array for v in outs[carried:]], seen)
+        adopts[:] = [v.adopts for v in outs]
+        outs = [v.array for v in outs]
+        return outs[:carried], (outs[carried:], seen)
 
-    carry, (ys, seen) = lax.scan(
-        body,
-        [value.array for value in init],
-        ([x.array for x in xs], sliced, jnp.arange(length, dtype=jnp.int32)),
-        length=length,
-        reverse=eqn.params["reverse"],
-        unroll=eqn.params["unroll"],
+    iterations = jnp.arange(length, dtype=jnp.int32)
+    mapped = ([x.array for x in xs], sliced, iterations)
+    start = _widened(
+        settings,
+        lambda carry: turn(carry, jax.tree.map(lambda leaf: leaf[0], mapped))[0],
+        [jnp.asarray(value.array) for value in init],
     )
+    carry, (ys, seen) = lax.scan(
+        _keeping_dtypes(turn), start, mapped,
+        length=length, reverse=eqn.params["reverse"], unroll=eqn.params["unroll"],
+    )  # fmt: skip
     if not over_layers:
         seen = merge_seen(seen, settings)
-    return [Value(a, w) for a, w in zip([*carry, *ys], results, strict=True)], seen
+    return [Value(a, w) for a, w in zip([*carry, *ys], adopts, strict=True)], seen
+
+
+_Turn: TypeAlias = Callable[[list[Array], Any], tuple[list[Array], Any]]
+
+
+def _widened(
+    settings: Settings,
+    turn: Callable[[list[Array]], list[Array]],
+    carry: list[Array],
+) -> list[Array]:
+    """Returns the carry in the dtypes that one turn of its loop does not widen."""
+    if settings.compute is None:
+        return carry
+    dtypes = _joined(carry, jax.eval_shape(turn, carry))
+    wide = [cast(c, dtype) for c, dtype in zip(carry, dtypes, strict=True)]
+    same = all(w.dtype == c.dtype for w, c in zip(wide, carry, strict=True))
+    return carry if same else _widened(settings, turn, wide)
+
+
+def _joined(*alternatives: list[Any]) -> list[jnp.dtype]:
+    """Returns for each position the widest float dtype of the alternatives."""
+    return [widest([Value(x, False) for x in xs]) for xs in zip(*alternatives)]  # noqa: B905
+
+
+def _keeping_dtypes(turn: _Turn) -> _Turn:
+    """Returns one turn of a loop whose carry leaves as it came."""
+
+    def keeping(carry: list[Array], x: Any) -> tuple[list[Array], Any]:
+        outs, seen = turn(carry, x)
+        return [cast(o, c.dtype) for o, c in zip(outs, carry, strict=True)], seen
+
+    return keeping
 
 
 def _while(
@@ -247,13 +268,12 @@ def _while(
         ins[tests + bodies :],
     )
     at_test, at_body = (spot._replace(position=(*spot.position, i)) for i in (0, 1))
-    dtypes = [jnp.result_type(value.array) for value in init]
 
-    def step(carry: list[Array], i: Array) -> tuple[list[Array], Seen]:
+    def turn(carry: list[Array], i: Array) -> tuple[list[Array], Seen]:
         here = live._replace(key=_fold(live.key, i))
         values = [*of_body, *(Value(c, False) for c in carry)]
         outs, seen = evaluate(settings, body.jaxpr, body.consts, values, here, at_body)
-        return [v.array.astype(d) for v, d in zip(outs, dtypes, strict=True)], seen
+        return [v.array for v in outs], seen
 
     def goes_on(state: tuple[Array, list[Array], Seen]) -> Array:
         values = [*of_test, *(Value(c, False) for c in state[1])]
@@ -262,14 +282,15 @@ def _while(
 
     def advance(state: tuple[Array, list[Array], Seen]) -> Any:
         i, carry, seen = state
-        carry, found = step(carry, i)
+        carry, found = _keeping_dtypes(turn)(carry, i)
         stacked = jax.tree.map(lambda a, b: jnp.stack([a, b]), seen, found)
         return i + 1, carry, merge_seen(stacked, settings)
 
+    first = jnp.int32(0)
     start = [jnp.asarray(value.array) for value in init]
-    shapes = jax.eval_shape(step, start, jnp.int32(0))[1]
-    seen = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    _, carry, seen = lax.while_loop(goes_on, advance, (jnp.int32(0), start, seen))
+    start = _widened(settings, lambda carry: turn(carry, first)[0], start)
+    seen = _nothing_of(jax.eval_shape(turn, start, first)[1])
+    _, carry, seen = lax.while_loop(goes_on, advance, (first, start, seen))
     return [Value(c, False) for c in carry], seen
 
 
@@ -278,27 +299,26 @@ def _cond(
 ) -> _Result:
     """Evaluates a conditional; a branch that is not taken has seen nothing."""
     index, operands = ins[0], ins[1:]
-    dtypes = [var.aval.dtype for var in eqn.outvars]
+    arrays = [value.array for value in operands]
 
     def branch(i: int, arrays: list[Array]) -> tuple[list[Array], Seen]:
         closed = eqn.params["branches"][i]
-        values = [Value(a, v.adopts) for a, v in zip(arrays, operands, strict=True)]
+        values = [v._replace(array=a) for v, a in zip(operands, arrays, strict=True)]
         here = spot._replace(position=(*spot.position, i))
         outs, seen = evaluate(settings, closed.jaxpr, closed.consts, values, live, here)
-        return [cast(v.array, d) for v, d in zip(outs, dtypes, strict=True)], seen
+        return [v.array for v in outs], seen
 
-    arrays = [value.array for value in operands]
-    count = len(eqn.params["branches"])
-    shapes: Seen = {}
-    for i in range(count):
-        shapes |= jax.eval_shape(functools.partial(branch, i), arrays)[1]
+    indices = range(len(eqn.params["branches"]))
+    ahead = [jax.eval_shape(functools.partial(branch, i), arrays) for i in indices]
+    dtypes = _joined(*(outs for outs, _ in ahead))
+    nothing = _nothing_of(functools.reduce(operator.or_, (seen for _, seen in ahead)))
 
     def full(i: int, arrays: list[Array]) -> tuple[list[Array], Seen]:
         outs, seen = branch(i, arrays)
-        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        outs = [cast(out, dtype) for out, dtype in zip(outs, dtypes, strict=True)]
         return outs, nothing | seen
 
-    branches = [functools.partial(full, i) for i in range(count)]
+    branches = [functools.partial(full, i) for i in indices]
     outs, seen = lax.switch(index.array, branches, arrays)
     return [Value(out, False) for out in outs], seen
 
@@ -315,7 +335,7 @@ def _remat(
         policy=eqn.params["policy"],
     )
     def block(arrays: list[Array], live: Live) -> tuple[list[Array], Seen]:
-        values = [Value(a, v.adopts) for a, v in zip(arrays, ins, strict=True)]
+        values = [v._replace(array=a) for v, a in zip(ins, arrays, strict=True)]
         outs, seen = evaluate(settings, eqn.params["jaxpr"], (), values, live, spot)
         adopts[:] = [v.adopts for v in outs]
         return [v.array for v in outs], seen
@@ -339,17 +359,15 @@ def _custom(
     settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
 ) -> _Result:
     """Evaluates a function with its own derivative as it stands, unless opened."""
-    if settings.survey.open_custom:
+    if settings.survey.open_custom and _inside(settings, spot.position):
         (closed,) = (p for p in eqn.params.values()
                      if isinstance(p, internals.ClosedJaxpr))  # fmt: skip
         return evaluate(settings, closed.jaxpr, closed.consts, ins, live, spot)
-    arrays = [cast(v.array, a.aval.dtype) for v, a in zip(ins, eqn.invars, strict=True)]
+    dtypes = [aval(atom).dtype for atom in eqn.invars]
+    arrays = [cast(v.array, dtype) for v, dtype in zip(ins, dtypes, strict=True)]
     outs = internals.bind(eqn, *arrays)
-    if settings.compute is not None:
-        outs = [
-            cast(out, widest([v.array for v in ins], [v.adopts for v in ins]))
-            for out in outs
-        ]
+    if settings.compute:
+        outs = [cast(out, widest(ins)) for out in outs]
     return [Value(out, all(v.adopts for v in ins)) for out in outs], {}
 
 
@@ -364,14 +382,13 @@ def _shard_map(
     shards, everywhere = PartitionSpec(axes), PartitionSpec()
 
     def body(arrays: list[Array], probes: Any, rest: Live) -> tuple[list[Array], Seen]:
-        values = [Value(a, v.adopts) for a, v in zip(arrays, ins, strict=True)]
+        values = [v._replace(array=a) for v, a in zip(ins, arrays, strict=True)]
         own = jax.tree.map(lambda p: p[0], probes)
         outs, seen = evaluate(
             settings, eqn.params["jaxpr"], (), values, rest._replace(probes=own), here
         )
-        avals = [var.aval for var in eqn.params["jaxpr"].outvars]
-        outs = [cast(v.array, a.dtype) for v, a in zip(outs, avals, strict=True)]
-        return outs, jax.tree.map(lambda s: internals.vary_over(s[None], axes), seen)
+        seen = jax.tree.map(lambda s: internals.vary_over(s[None], axes), seen)
+        return [v.array for v in outs], seen
 
     mapped = internals.shard_map(
         eqn,
@@ -406,12 +423,9 @@ def merge_observed(observed: Observed, fields: tuple[str, ...]) -> Observed:
     return Observed(stats, None if amax is None else amax.max(0))
 
 
-def cast(x: Any, dtype: Any) -> Any:
-    """Returns `x` in `dtype` if both are floats; anything else unchanged."""
-    floats = jnp.issubdtype(jnp.result_type(x), jnp.floating) and jnp.issubdtype(
-        dtype, jnp.floating
-    )
-    return lax.convert_element_type(x, dtype) if floats else x
+def _nothing_of(seen: Seen) -> Seen:
+    """Returns zeros, which is what is seen of no elements, in the given shapes."""
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), seen)
 
 
 def _only(live: Live, names: Sequence[str]) -> Live:

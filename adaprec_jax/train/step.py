@@ -24,8 +24,8 @@ class Metrics(NamedTuple):
 
     Attributes:
         scalars: By name: the task's metrics, `loss`, `gradient_norm` (both without the
-            loss scale), `finite`, `loss_scale` (in force), `applied` and `skipped`
-            (steps so far), `cost` (bit operations of this step relative to float32) and
+            loss scale), `finite`, `loss_scale` (in force), `applied`, `skipped` and
+            `consecutive_skips` (steps so far), `cost` (bit operations of this step relative to float32) and
             `learning_rate` (of the last applied step, under `inject_hyperparams`).
         plan: The formats in force, in rows; see `record`.
         quantities: What is watched, by name, in rows; NaN in steps that did not gather.
@@ -183,6 +183,7 @@ def _scalars(
         "loss_scale": before.opt_state.scale,
         "applied": scaling.applied,
         "skipped": scaling.skipped,
+        "consecutive_skips": scaling.consecutive_skips,
     }
     rates = optax.tree_utils.tree_get_all_with_path(scaling.inner, "learning_rate")
     if len(rates) == 1:

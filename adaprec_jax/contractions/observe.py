@@ -1,0 +1,133 @@
+"""What is seen of the tensors of a contraction, for schedules and scaling recipes."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from adaprec_jax.contractions.rounded import Rounded, ordered, round_tensor, spread
+from adaprec_jax.contractions.statistics import TensorStats, measure, nothing, pack
+from adaprec_jax.formats import Format
+from adaprec_jax.scaling import current
+
+
+class Probe(NamedTuple):
+    """Zeros whose gradient carries what was seen of the cotangent.
+
+    Attributes:
+        stats: `(*members, formats, fields)`: the packed statistics for the format in
+            force, then for each format of `what_if`; None if not watched.
+        amax: `(*members,)`: for the update of a scaling recipe; None if it has none.
+    """
+
+    stats: Float[Array, "*members formats fields"] | None
+    amax: Float[Array, "*members"] | None
+
+
+class Observed(NamedTuple):
+    """What was seen of one tensor in one contraction; fields as in `Probe`."""
+
+    stats: Float[Array, "*members formats fields"] | None
+    amax: Float[Array, "*members"] | None
+
+
+class Watching(NamedTuple):
+    """Static choice of statistics for one contraction.
+
+    Attributes:
+        fields: Fields of `TensorStats` for every watched role.
+        roles: The roles whose statistics are gathered.
+        amax_roles: The roles whose amax a scaling recipe needs at every step.
+        axis_names: Mesh axes over which one tensor is spread under `shard_map`.
+    """
+
+    fields: tuple[str, ...]
+    roles: tuple[str, ...]
+    amax_roles: tuple[str, ...]
+    axis_names: tuple[str, ...]
+
+
+class Asked(NamedTuple):
+    """What is asked for this time; traced.
+
+    Attributes:
+        collect: Whether statistics are gathered; None is always.
+        what_if: Formats that are not in force but asked about, by name.
+    """
+
+    collect: Bool[Array, ""] | None
+    what_if: dict[str, Format]
+
+
+def observe(
+    role: str,
+    x: Float[Array, "..."],
+    rounded: Rounded,
+    fmt: Format,
+    members: tuple[int, ...],
+    asked: Asked,
+    watching: Watching,
+) -> Observed:
+    """Returns the statistics and the amax that are asked for of one tensor.
+
+    Args:
+        role: "activation", "weight" or "gradient".
+        x: The tensor before rounding, float32.
+        rounded: The tensor after it.
+        fmt: The format it was rounded to.
+        members: Positions of the member axes in `x`.
+        asked: What is asked for this time.
+        watching: What is asked for at all.
+    """
+    axes = tuple(axis for axis in range(x.ndim) if axis not in members)
+    sizes = tuple(x.shape[position] for position in members)
+    amax = None
+    if role in watching.amax_roles:
+        # Reduced over `axes`, the member axes keep the order of the tensor's axes.
+        amax = jnp.max(jnp.abs(x), axes)
+        if watching.axis_names:
+            amax = lax.pmax(amax, watching.axis_names)
+        amax = ordered(amax, members)
+    if role not in watching.roles or not watching.fields:
+        return Observed(None, amax)
+
+    def gather() -> Array:
+        parts = [(rounded, fmt), *((None, f) for f in asked.what_if.values())]
+        return jnp.stack(
+            [
+                pack(_measured(x, part, f, members, axes, watching), watching.fields)
+                for part, f in parts
+            ],
+            axis=-2,
+        )
+
+    def leave() -> Array:
+        empty = pack(nothing(sizes, watching.fields), watching.fields)
+        return jnp.stack([empty] * (1 + len(asked.what_if)), axis=-2)
+
+    if asked.collect is None:
+        return Observed(gather(), amax)
+    return Observed(lax.cond(asked.collect, gather, leave), amax)
+
+
+def _measured(
+    x: Float[Array, "..."],
+    rounded: Rounded | None,
+    fmt: Format,
+    members: tuple[int, ...],
+    axes: tuple[int, ...],
+    watching: Watching,
+) -> TensorStats:
+    """Returns the statistics of rounding to `fmt`, currently scaled if not yet done."""
+    if rounded is None:
+        rounded = round_tensor(
+            current(), x, fmt, (), None, members, watching.axis_names
+        )
+    scale = spread(rounded.scale, members, x.ndim)
+    lowest, highest = (
+        spread(jnp.broadcast_to(bound, rounded.scale.shape), members, x.ndim) * scale
+        for bound in (fmt.min_value, fmt.max_value)
+    )
+    stats = measure(x, rounded.values * scale, lowest, highest, watching.fields, axes)
+    return TensorStats(*(s if s is None else ordered(s, members) for s in stats))

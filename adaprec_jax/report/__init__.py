@@ -1,0 +1,1 @@
+"""What people read: numbers in, text out. It knows no run and no directory."""

@@ -1,0 +1,125 @@
+"""How far a run is: one living line in a terminal, a line now and then elsewhere.
+
+It writes to the standard error, so that the standard output holds results alone.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TextIO
+
+# Without a terminal: a line for each tenth of the run, and at least one a minute.
+_LINES, _SECONDS = 10, 60.0
+
+
+class Moment(NamedTuple):
+    """Where a run is.
+
+    Attributes:
+        step: Steps completed.
+        loss: Of the last of them.
+        precision: The formats in force, in a few characters.
+        saturation: Largest fraction of saturated elements in any tensor, NaN if it
+            was not gathered yet.
+        skipped: Skipped steps so far.
+    """
+
+    step: int
+    loss: float
+    precision: str
+    saturation: float
+    skipped: int
+
+
+class Display(NamedTuple):
+    """What can be told to the user."""
+
+    update: Callable[[Moment], None]
+    say: Callable[[str], None]
+
+
+@contextlib.contextmanager
+def display(
+    name: str, start: int, steps: int, stream: TextIO | None = None
+) -> Iterator[Display]:
+    """Yields what shows the progress of a run.
+
+    Args:
+        name: Of the run.
+        start: Steps that were completed before.
+        steps: Of the whole run.
+        stream: Where to; by default the standard error.
+    """
+    stream = sys.stderr if stream is None else stream
+    if stream.isatty():
+        with _living(name, start, steps, stream) as living:
+            yield living
+    else:
+        yield _lines(name, start, steps, stream)
+
+
+def describe(moment: Moment) -> str:
+    """Returns the moment in one line.
+
+    >>> describe(Moment(20, 0.25, "3-5 bits", float("nan"), 0))
+    'loss 0.25, 3-5 bits, 0 skipped'
+    """
+    parts = [f"loss {moment.loss:.4g}", moment.precision]
+    if moment.saturation == moment.saturation:
+        parts.append(f"{moment.saturation:.2%} saturated")
+    return ", ".join([*parts, f"{moment.skipped} skipped"])
+
+
+def left(seconds: float) -> str:
+    """Returns a duration for people.
+
+    >>> left(5.2), left(61), left(7260)
+    ('5 s', '1 min', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{round(seconds)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+@contextlib.contextmanager
+def _living(name: str, start: int, steps: int, stream: TextIO) -> Iterator[Display]:
+    from rich.console import Console  # Slow to import.
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(file=stream, highlight=False)
+    columns = (
+        TextColumn("{task.description} {task.completed}/{task.total}", markup=False),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[now]}", markup=False),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(name, total=steps, completed=start, now="compiling")
+        yield Display(
+            update=lambda moment: bar.update(
+                task, completed=moment.step, now=describe(moment)
+            ),
+            say=lambda text: console.print(text, markup=False, soft_wrap=True),
+        )
+
+
+def _lines(name: str, start: int, steps: int, stream: TextIO) -> Display:
+    began = said_at = time.monotonic()
+    said = start
+
+    def say(text: str) -> None:
+        stream.write(f"{text}\n")
+        stream.flush()
+
+    def update(moment: Moment) -> None:
+        nonlocal said, said_at
+        now, step = time.monotonic(), moment.step
+        if (step - said) * _LINES < steps and now - said_at < _SECONDS:
+            return
+        said, said_at = step, now
+        rest = (now - began) / (step - start) * (steps - step)
+        say(f"{name} {step}/{steps}: {describe(moment)}, {left(rest)} left")
+
+    return Display(update, say)

@@ -1,0 +1,361 @@
+"""The one place that turns the names in a config into functions.
+
+A new schedule, task, model, optimizer or recipe is a line here. Settings have the names
+of the arguments that they become.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Key, PyTree
+
+from adaprec_jax import loss_scaling, scaling, schedules, stats
+from adaprec_jax.contractions import (
+    Compute,
+    Options,
+    Table,
+    Watch,
+    contraction_table,
+)
+from adaprec_jax.runs import config
+from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.expected import pieces
+from adaprec_jax.scaling import Recipe, Recipes
+from adaprec_jax.schedules import Schedule
+from adaprec_jax.tasks import (
+    digits,
+    fashion_mnist,
+    models,
+    order,
+    shakespeare,
+    teacher,
+)
+from adaprec_jax.tasks.task import Batch, Data, Split, Task, gather_rows
+from adaprec_jax.train.state import Program, Stop, TrainState, init_state, stream
+
+# Steps between two looks at statistics that only a person looks at.
+_GLANCE = 20
+
+
+class Built(NamedTuple):
+    """What a config says, as functions and data.
+
+    Attributes:
+        task: What is trained, with all of its data.
+        split: The rows of this seed.
+        program: What a step does.
+        key: The run's key.
+        init: `(key, schedule_state=None) -> TrainState`.
+    """
+
+    task: Task
+    split: Split
+    program: Program
+    key: Key[Array, ""]
+    init: Callable[..., TrainState]
+
+
+def build(experiment: Experiment, data: Data | None = None) -> Built:
+    """Returns the functions and the data of an experiment.
+
+    Args:
+        experiment: All settings.
+        data: In place of the task's own.
+
+    Raises:
+        InputError: The data is missing or damaged, a rule matches nothing, or the batch
+            is larger than the data: what only shows when data and model are there.
+    """
+    with as_input_error():
+        if data is None:
+            data = load_data(experiment.task)
+        task = make_task(experiment, data)
+        split = data.split(experiment.seed)
+        order.indices(experiment.seed, 0, experiment.batch_size, len(split.train))
+        program = make_program(experiment, task)
+        init = functools.partial(_init, experiment, task, program)
+        key = jax.random.key(experiment.seed)
+        jax.eval_shape(init, key)  # A rule that matches nothing says so here.
+    return Built(task, split, program, key, init)
+
+
+@contextlib.contextmanager
+def as_input_error() -> Iterator[None]:
+    """Turns what is wrong with the data or the settings into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error)) from error
+
+
+def make_program(experiment: Experiment, task: Task) -> Program:
+    """Returns what a step of the experiment does.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    watch, gather_every = make_watch(experiment)
+    return Program(
+        loss=task.loss,
+        table=make_table(experiment, task),
+        schedule=make_schedule(experiment.schedule, experiment.steps),
+        transformation=make_transformation(experiment),
+        options=Options(
+            recipes=make_recipes(experiment.scaling),
+            compute_dtype=experiment.compute_dtype
+            and Compute(jnp.dtype(experiment.compute_dtype)),
+        ),
+        watch=watch,
+        gather_every=gather_every,
+        micro_batches=experiment.micro_batches,
+        stop=Stop(
+            nonfinite_losses=experiment.stop.nonfinite_steps,
+            loss_above=experiment.stop.loss_above or math.inf,
+        ),
+    )
+
+
+def make_table(experiment: Experiment, task: Task) -> Table:
+    """Returns the contractions of one micro-batch; computes nothing."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    size = experiment.batch_size // experiment.micro_batches
+    rows = jax.ShapeDtypeStruct((size,), jnp.int32)
+    batch = jax.eval_shape(task.data.gather, task.data.arrays, rows)
+    params, model_state = jax.eval_shape(
+        functools.partial(_variables, experiment, task), key
+    )
+    return contraction_table(task.loss, params, model_state, batch, key)
+
+
+def load_data(task: config.Task) -> Data:
+    """Returns the data of a task.
+
+    Raises:
+        DataError: It is missing, damaged, or other data.
+        ValueError: An example does not fit into it.
+    """
+    match task:
+        case config.Digits():
+            return digits.load()
+        case config.FashionMNIST(folder=folder):
+            return fashion_mnist.load(fashion_mnist.SOURCE._replace(folder=folder))
+        case config.Shakespeare(folder=folder, context=context):
+            source = shakespeare.SOURCE._replace(folder=folder)
+            return shakespeare.load(source, context=context)
+        case config.Teacher(target=target):
+            return teacher.load(target, **task.model_dump(exclude={"kind", "target"}))
+
+
+def blank_data(task: config.Task) -> Data:
+    """Returns a blank example in the shape of the task's, as data of one row."""
+    dtype, target = np.uint8, np.zeros(1, np.int32)
+    match task:
+        case config.Digits():
+            shape = (64,)
+        case config.FashionMNIST():
+            shape = (28, 28)
+        case config.Shakespeare(context=context):
+            shape, target = (context,), np.zeros((1, context), np.uint8)
+        case config.Teacher(target=kind, features=features, outputs=outputs):
+            shape, dtype = (features,), np.float32
+            if kind == "regression":
+                target = np.zeros((1, outputs), np.float32)
+    row = np.zeros(1, np.int32)
+    return Data(
+        arrays=Batch(np.zeros((1, *shape), dtype), target),
+        split=lambda seed: Split(row, row, row),
+        gather=gather_rows,
+        fingerprint="blank",
+    )
+
+
+def make_task(experiment: Experiment, data: Data) -> Task:
+    """Returns the task of training the experiment's model on `data`.
+
+    Raises:
+        ValueError: The data is not finite.
+        TypeError: The data has a dtype that would be cast.
+    """
+    model = make_model(experiment)
+    match experiment.task:
+        case config.Digits():
+            return digits.task(data, model)
+        case config.FashionMNIST():
+            return fashion_mnist.task(data, model)
+        case config.Shakespeare():
+            return shakespeare.task(data, model)
+        case config.Teacher():
+            return teacher.task(data, model)
+
+
+def make_model(experiment: Experiment) -> nn.Module:
+    """Returns the model, with as many outputs as its task has."""
+    task, fields = experiment.task, experiment.model.model_dump(exclude={"kind"})
+    outputs = task.outputs if isinstance(task, config.Teacher) else 10
+    match experiment.model:
+        case config.MLP():
+            return models.MLP(**fields, outputs=outputs)
+        case config.CNN():
+            return models.CNN(**fields, outputs=outputs)
+        case config.Transformer():
+            context = task.context if isinstance(task, config.Shakespeare) else 128
+            return models.Transformer(**fields, context=context)
+
+
+def make_schedule(settings: config.Schedule, steps: int) -> Schedule:
+    """Returns the precision schedule.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    fields = settings.model_dump(exclude={"kind"})
+    match settings:
+        case config.CPT():
+            return schedules.cpt(**fields, steps=steps)
+        case config.ShuffledCPT():
+            seed = fields.pop("shuffle_seed")
+            return schedules.shuffled(schedules.cpt(**fields, steps=steps), seed)
+        case config.TwoThreshold(signal=signal):
+            fields["signal"] = getattr(stats, signal)
+            return schedules.two_threshold(**fields)
+        case config.PerLayer(rules=rules, default=default):
+            by_pattern = {
+                rule.pattern: make_schedule(rule.schedule, steps) for rule in rules
+            }
+            return schedules.per_layer(by_pattern, make_schedule(default, steps))
+    (_, *boundaries), entries = zip(*pieces(settings, steps).items(), strict=True)
+    return schedules.piecewise(boundaries, entries)
+
+
+def make_watch(experiment: Experiment) -> tuple[Watch, int]:
+    """Returns which statistics are gathered, and every how many steps.
+
+    They are those that a schedule reads, those to be logged, and for the display the
+    saturation, as often as the others.
+    """
+    readers = list(_readers(experiment.schedule))
+    signals = {reader.signal for reader in readers}
+    logged = set(experiment.statistics)
+    roles = {role for reader in readers for role in reader.roles}
+    every = [reader.every for reader in readers]
+    if logged:
+        every.append(experiment.log_every)
+    if logged or not readers:
+        roles = set(Recipes._fields)
+    watch = Watch(
+        quantities=tuple(sorted(signals | logged | {"saturation_fraction"})),
+        roles=tuple(role for role in Recipes._fields if role in roles),
+    )
+    return watch, math.gcd(*every) or _GLANCE
+
+
+def make_transformation(
+    experiment: Experiment,
+) -> optax.GradientTransformationExtraArgs:
+    """Returns loss scaling around clipping and optimizer."""
+    inner = make_optimizer(experiment.optimizer, experiment.steps)
+    settings = experiment.loss_scaling
+    wrap = {
+        "none": loss_scaling.none,
+        "static": loss_scaling.static,
+        "dynamic": loss_scaling.dynamic,
+    }[settings.kind]
+    return wrap(inner, **settings.model_dump(exclude={"kind"}))
+
+
+def make_optimizer(
+    settings: config.Optimizer, steps: int
+) -> optax.GradientTransformation:
+    """Returns the optimizer behind its clip; its state tells the learning rate."""
+    fields = settings.model_dump(
+        exclude={"kind", "learning_rate", "clip_norm", "weight_decay"}
+    )
+
+    def with_rate(learning_rate: Any) -> optax.GradientTransformation:
+        parts = []
+        if settings.clip_norm is not None:
+            parts.append(optax.clip_by_global_norm(settings.clip_norm))
+        match settings:
+            case config.SGD(weight_decay=decay):
+                parts += [optax.add_decayed_weights(decay), optax.sgd(learning_rate)]
+            case config.Momentum(weight_decay=decay, decay=momentum):
+                parts += [
+                    optax.add_decayed_weights(decay),
+                    optax.sgd(learning_rate, momentum, nesterov=settings.nesterov),
+                ]
+            case config.Adam():
+                parts.append(optax.adam(learning_rate, **fields))
+            case config.AdamW(weight_decay=decay):
+                parts.append(optax.adamw(learning_rate, **fields, weight_decay=decay))
+        return optax.chain(*parts)
+
+    rate = make_learning_rate(settings.learning_rate, steps)
+    injected = optax.inject_hyperparams(with_rate, hyperparam_dtype=jnp.float32)
+    return injected(learning_rate=rate)
+
+
+def make_learning_rate(
+    settings: config.LearningRate, steps: int
+) -> float | optax.Schedule:
+    """Returns the learning rate, as a function of the applied steps if it moves."""
+    match settings:
+        case config.ConstantRate(peak=peak):
+            return peak
+        case config.Cosine(peak=peak, final=final):
+            return optax.cosine_decay_schedule(peak, steps, final / peak)
+        case config.WarmupCosine(peak=peak, final=final, warmup_steps=warmup):
+            return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, final)
+
+
+def make_recipes(settings: config.Scaling) -> Recipes:
+    """Returns the scaling recipe of each role."""
+
+    def recipe(settings: config.Recipe) -> Recipe:
+        make = {
+            "none": scaling.none,
+            "current": scaling.current,
+            "delayed": scaling.delayed,
+        }[settings.kind]
+        return make(**settings.model_dump(exclude={"kind"}))
+
+    return Recipes(*(recipe(getattr(settings, role)) for role in Recipes._fields))
+
+
+def _readers(settings: config.Schedule) -> Iterator[config.TwoThreshold]:
+    """Yields the parts of a schedule that read statistics."""
+    if isinstance(settings, config.TwoThreshold):
+        yield settings
+    if isinstance(settings, config.PerLayer):
+        for part in (*(rule.schedule for rule in settings.rules), settings.default):
+            yield from _readers(part)
+
+
+def _variables(
+    experiment: Experiment, task: Task, key: Key[Array, ""]
+) -> tuple[PyTree, PyTree]:
+    """Returns the first parameters in their dtype, and the model's state."""
+    params, model_state = task.init(stream(key, "init"))
+    dtype = jnp.dtype(experiment.parameter_dtype)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params), model_state
+
+
+def _init(
+    experiment: Experiment,
+    task: Task,
+    program: Program,
+    key: Key[Array, ""],
+    schedule_state: PyTree | None = None,
+) -> TrainState:
+    params, model_state = _variables(experiment, task, key)
+    return init_state(program, params, model_state, key, schedule_state)

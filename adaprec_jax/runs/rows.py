@@ -1,0 +1,116 @@
+"""What is written about each step: numbers by name, in rows of the metrics.
+
+loss, accuracy, gradient_norm, ...        every `log_every` steps
+underflow_fraction/Dense_0/activation     where statistics were asked for
+cost, bits/Dense_0/forward.activation     at the first step, and where bits change
+validation/now/accuracy                   where the model was evaluated
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Int
+
+from adaprec_jax import formats
+from adaprec_jax.train import Metrics, Program, record
+from adaprec_jax.train.record import OPERANDS
+
+Row: TypeAlias = tuple[int, Mapping[str, float]]
+Bits: TypeAlias = Int[np.ndarray, "rows operands"]
+
+
+class Layout(NamedTuple):
+    """What the rows of a run hold.
+
+    Attributes:
+        layers: Names of the rows of a plan.
+        roles: Of which statistics are gathered.
+        statistics: Those that are logged.
+        gather_every: Steps between two gatherings.
+        log_every: Steps between rows.
+    """
+
+    layers: tuple[str, ...]
+    roles: tuple[str, ...]
+    statistics: tuple[str, ...]
+    gather_every: int
+    log_every: int
+
+
+def layout(program: Program, statistics: tuple[str, ...], log_every: int) -> Layout:
+    """Returns what the rows of a run hold."""
+    return Layout(
+        layers=record.rows(program.table),
+        roles=program.watch.roles,
+        statistics=statistics,
+        gather_every=program.gather_every,
+        log_every=log_every,
+    )
+
+
+def rows(
+    layout: Layout, numbers: Int[np.ndarray, " steps"], metrics: Metrics, before: Bits
+) -> Iterator[Row]:
+    """Yields a row for each step about which there is something to be said.
+
+    Args:
+        layout: What the rows hold.
+        numbers: The steps, counted from 1.
+        metrics: Of these steps, on the host.
+        before: The bits of the step before them.
+    """
+    bits = np.asarray(formats.bits(metrics.plan))
+    for k, number in enumerate(numbers.tolist()):
+        row: dict[str, float] = {}
+        changed = number == 1 or (bits[k] != (bits[k - 1] if k else before)).any()
+        if number % layout.log_every == 0:
+            row |= {name: float(column[k]) for name, column in metrics.scalars.items()}
+            if number % layout.gather_every == 0:
+                row |= _statistics(layout, metrics, k)
+        if changed:
+            row |= _bits(layout, bits[k])
+            if "cost" in metrics.scalars:
+                row["cost"] = float(metrics.scalars["cost"][k])
+        if row:
+            yield number, row
+
+
+def blocks(
+    rows: Iterator[Row],
+) -> Iterator[tuple[list[int], Mapping[str, Sequence[float]]]]:
+    """Yields steps and columns of neighbouring rows that hold the same names.
+
+    >>> list(blocks(iter([(1, {"a": 5.0}), (2, {"a": 6.0}), (3, {"b": 7.0})])))
+    [([1, 2], {'a': [5.0, 6.0]}), ([3], {'b': [7.0]})]
+    """
+    for names, group in groupby(rows, key=lambda row: tuple(row[1])):
+        steps, values = zip(*group, strict=True)
+        yield list(steps), {name: [row[name] for row in values] for name in names}
+
+
+def largest(quantity: np.ndarray, start: float) -> float:
+    """Returns the largest value of the last step that gathered, else `start`."""
+    gathered = ~np.isnan(quantity).all(axis=tuple(range(1, quantity.ndim)))
+    if not gathered.any():
+        return start
+    return float(np.nanmax(quantity[gathered][-1]))
+
+
+def _bits(layout: Layout, bits: Bits) -> dict[str, float]:
+    return {
+        f"bits/{layer}/{operand}": float(bits[i, j])
+        for i, layer in enumerate(layout.layers)
+        for j, operand in enumerate(OPERANDS)
+    }
+
+
+def _statistics(layout: Layout, metrics: Metrics, step: int) -> dict[str, float]:
+    """Returns what was asked for, of the format in force."""
+    return {
+        f"{name}/{layer}/{role}": float(metrics.quantities[name][step, i, j, 0])
+        for name in layout.statistics
+        for i, layer in enumerate(layout.layers)
+        for j, role in enumerate(layout.roles)
+    }

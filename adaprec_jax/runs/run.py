@@ -1,0 +1,302 @@
+"""One run: from its config, or from its last checkpoint, to its outcome.
+
+Progress is told on the standard error and in the run's log. Rows of metrics up to a
+step are written before the checkpoint of that step; on resume those above it go.
+"""
+
+import contextlib
+import datetime
+import functools
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import Int, PyTree
+
+from adaprec_jax import formats
+from adaprec_jax.report import summary
+from adaprec_jax.report.chart import spread
+from adaprec_jax.report.progress import Display, Moment, display
+from adaprec_jax.runs import environment, metrics, rows, store
+from adaprec_jax.runs.build import Built, build
+from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.store import Outcome
+from adaprec_jax.tasks import order
+from adaprec_jax.train import (
+    Cadence,
+    Ending,
+    Hooks,
+    Metrics,
+    TrainState,
+    evaluate,
+    make_diagnose,
+    make_dispatch,
+    make_score,
+    make_train_step,
+    train,
+)
+from adaprec_jax.train.checkpoint import restore, saving
+from adaprec_jax.train.guard import CheckpointError
+
+# Means of the scores by precision ("now", "highest", "float32") and name.
+Means: TypeAlias = dict[str, dict[str, Any]]
+
+_EVALUATED = 256  # examples per call of an evaluation
+
+
+def run(experiment: Experiment, *, out: Path) -> Outcome:
+    """Trains; goes on from the run's last checkpoint if it has one.
+
+    Args:
+        experiment: All settings.
+        out: The folder of runs.
+
+    Raises:
+        InputError: The data, the directory or a checkpoint cannot be used. What the
+            directory holds is kept, and the run can go on later.
+    """
+    return _run(store.locate(out, experiment), experiment)
+
+
+def resume(directory: Path) -> Outcome:
+    """Goes on with an existing run; as `run`."""
+    return _run(directory, store.experiment_of(directory))
+
+
+def compilations(compiled: Any) -> int:
+    """Returns how many programs a jitted function has been compiled to."""
+    return compiled._cache_size()
+
+
+def _run(directory: Path, experiment: Experiment) -> Outcome:
+    built, now = build(experiment), environment.capture()
+    with store.session(directory, experiment, now) as changed:
+        with _stoppable() as stop:
+            outcome = _recorded(directory, experiment, built, changed, stop)
+        store.finish(directory, outcome)
+    return outcome
+
+
+def _recorded(
+    directory: Path,
+    experiment: Experiment,
+    built: Built,
+    changed: tuple[str, ...],
+    stop: Callable[[], bool],
+) -> Outcome:
+    """Returns the outcome of a session, whatever happens in it."""
+    note = functools.partial(_note, directory / store.LOG)
+    try:
+        state, warnings = _first_state(directory, built)
+        start = int(state.calls)
+        with display(experiment.name, start, experiment.steps) as shown:
+
+            def say(text: str) -> None:
+                note(text)
+                shown.say(f"{experiment.name}: {text}")
+
+            for change in changed:
+                say(f"since the last session, {change}")
+            for warning in warnings:
+                say(warning)
+            if start:
+                say(f"goes on from step {start}")
+            outcome = _train(
+                directory, experiment, built, state, shown._replace(say=say), stop
+            )
+    except InputError as error:
+        note(str(error))
+        raise
+    except CheckpointError as error:
+        note(str(error))
+        raise InputError(str(error)) from error
+    except Exception as error:
+        note(traceback.format_exc())
+        reason = (str(error).splitlines() or [""])[0]
+        message = f"{type(error).__name__}: {reason} (see {store.LOG})"
+        outcome = Outcome("failed", _steps_written(directory), {}, message)
+    note(f"{outcome.state} after {outcome.step} steps {outcome.message}".rstrip())
+    return outcome
+
+
+def _first_state(directory: Path, built: Built) -> tuple[TrainState, tuple[str, ...]]:
+    """Returns the state to go on from, and what the user should know about it."""
+    first = jax.jit(built.init)(built.key)
+    restored = restore(directory / store.CHECKPOINTS, first)
+    return (restored.state, restored.refused) if restored else (first, ())
+
+
+def _train(
+    directory: Path,
+    experiment: Experiment,
+    built: Built,
+    state: TrainState,
+    shown: Display,
+    stop: Callable[[], bool],
+) -> Outcome:
+    start, metric = int(state.calls), built.task.metric.name
+    dispatch = make_dispatch(make_train_step(built.program))
+    score = jax.jit(make_score(built.program, built.task.scores))
+    path = directory / store.METRICS
+    results: dict[str, float] = {}
+    with (
+        metrics.start(path, start) as file,
+        saving(directory / store.CHECKPOINTS, start) as save,
+    ):
+
+        def append(found: Iterator[rows.Row]) -> None:
+            for steps, columns in rows.blocks(found):
+                metrics.append(file, steps, columns)
+
+        def validate(step: int, state: TrainState) -> None:
+            means = _means(built, score, state, built.split.validation)
+            append(iter([(step, _named("validation", means))]))
+            each = ", ".join(f"{means[p][metric]:.4g} ({p})" for p in means)
+            shown.say(f"step {step}, validation {metric} {each}")
+
+        hooks = Hooks(
+            fetch=functools.partial(_fetch, experiment, built),
+            on_metrics=_reporter(experiment, built, state, append, shown),
+            evaluate=validate,
+            save=save,
+            stop=stop,
+            diagnose=make_diagnose(built.program),
+        )
+        ending = train(dispatch, state, _cadence(experiment), hooks)
+    if ending.kind == "done":
+        means = _means(built, score, ending.state, built.split.test)
+        del means["now"]
+        results |= _named("test", means)
+    columns = metrics.read(path)
+    results |= _last_validation(columns, metric)
+    results |= summary.totals(columns, ending.step)
+    results["compilations"] = compilations(dispatch)
+    return Outcome(ending.kind, ending.step, results, _message(ending, directory))
+
+
+def _reporter(
+    experiment: Experiment,
+    built: Built,
+    state: TrainState,
+    append: Callable[[Iterator[rows.Row]], None],
+    shown: Display,
+) -> Callable[[Int[np.ndarray, " steps"], Metrics], None]:
+    """Returns what writes and shows the metrics of each dispatch."""
+    layout = rows.layout(built.program, experiment.statistics, experiment.log_every)
+    before = np.asarray(formats.bits(jax.device_get(state.plan)))
+    saturation = float("nan")
+
+    def report(numbers: Int[np.ndarray, " steps"], found: Metrics) -> None:
+        nonlocal before, saturation
+        append(rows.rows(layout, numbers, found, before))
+        before = np.asarray(formats.bits(found.plan))[-1]
+        saturated = np.asarray(found.quantities["saturation_fraction"])
+        saturation = rows.largest(saturated, saturation)
+        moment = Moment(
+            step=int(numbers[-1]),
+            loss=float(found.scalars["loss"][-1]),
+            precision=spread(before[:, :2]),
+            saturation=saturation,
+            skipped=int(found.scalars["skipped"][-1]),
+        )
+        shown.update(moment)
+
+    return report
+
+
+def _fetch(
+    experiment: Experiment, built: Built, numbers: Int[np.ndarray, " steps"]
+) -> PyTree:
+    """Returns the batches of these steps, stacked."""
+    train, data = built.split.train, built.task.data
+    found = order.indices(experiment.seed, numbers, experiment.batch_size, len(train))
+    return data.gather(data.arrays, train[found])
+
+
+def _means(
+    built: Built, score: Any, state: TrainState, split: Int[np.ndarray, " rows"]
+) -> Means:
+    """Returns the mean scores over a split, by precision."""
+    data = built.task.data
+    chunks = order.chunks(split, min(_EVALUATED, len(split)))
+    batches = (data.gather(data.arrays, chunk) for chunk in chunks)
+    return evaluate(score, state, batches, len(split))
+
+
+def _named(split: str, means: Means) -> dict[str, float]:
+    return {
+        f"{split}/{precision}/{name}": float(mean)
+        for precision, scores in means.items()
+        for name, mean in scores.items()
+    }
+
+
+def _last_validation(columns: summary.Columns, metric: str) -> dict[str, float]:
+    return {
+        name: values[max(values)]
+        for name, values in columns.items()
+        if name.startswith("validation/") and name.endswith(f"/{metric}")
+    }
+
+
+def _cadence(experiment: Experiment) -> Cadence:
+    return Cadence(
+        steps=experiment.steps,
+        dispatch=experiment.steps_per_dispatch,
+        evaluate_every=experiment.evaluate_every,
+        save_every=experiment.checkpoint_every,
+    )
+
+
+def _message(ending: Ending, directory: Path) -> str:
+    if ending.kind == "interrupted":
+        return f"`adaprec resume {directory}` goes on"
+    return ending.message
+
+
+def _steps_written(directory: Path) -> int:
+    """Returns the last step that the metrics tell of."""
+    with contextlib.suppress(OSError, ValueError):
+        columns = metrics.read(directory / store.METRICS)
+        return max((step for values in columns.values() for step in values), default=0)
+    return 0
+
+
+def _note(path: Path, text: str) -> None:
+    """Adds a line to the log; a full disk must not keep anybody from saying so."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
+        file.write(f"{now} {text}\n")
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Yields whether the user wants to stop: Ctrl-C once; twice ends the process."""
+    asked = threading.Event()
+
+    def ask(number: int, _: Any) -> None:
+        asked.set()
+        signal.signal(number, signal.SIG_DFL)
+        show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+        sys.stderr.write(
+            f"{show_cursor}adaprec: stops after this dispatch, with a checkpoint; "
+            "Ctrl-C again stops at once.\n"
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, ask) for number in signals]
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

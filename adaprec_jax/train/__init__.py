@@ -1,0 +1,50 @@
+"""Training: the step, the loop, evaluation, packs, devices and checkpoints.
+
+It takes functions and arrays, and knows no Flax, no config and no task.
+"""
+
+from adaprec_jax.train.diagnose import Instant, make_diagnose
+from adaprec_jax.train.evaluate import Score, evaluate, make_score
+from adaprec_jax.train.loop import Cadence, Ending, Hooks, train
+from adaprec_jax.train.mesh import data_mesh, everywhere, replicate, spread
+from adaprec_jax.train.pack import init_pack, make_pack_dispatch, pack_score, run_of
+from adaprec_jax.train.state import (
+    Measured,
+    Program,
+    Stop,
+    TrainState,
+    init_state,
+    stream,
+    unpack_plan,
+)
+from adaprec_jax.train.step import Metrics, make_dispatch, make_train_step
+
+__all__ = [
+    "Cadence",
+    "Ending",
+    "Hooks",
+    "Instant",
+    "Measured",
+    "Metrics",
+    "Program",
+    "Score",
+    "Stop",
+    "TrainState",
+    "data_mesh",
+    "evaluate",
+    "everywhere",
+    "init_pack",
+    "init_state",
+    "make_diagnose",
+    "make_dispatch",
+    "make_pack_dispatch",
+    "make_score",
+    "make_train_step",
+    "pack_score",
+    "replicate",
+    "run_of",
+    "spread",
+    "stream",
+    "train",
+    "unpack_plan",
+]
