@@ -9,8 +9,8 @@ import optax
 from jax import lax
 
 from adaprec_jax import loss_scaling
-from adaprec_jax.contractions import Watch, contraction_table
-from adaprec_jax.plan import integers
+from adaprec_jax.contractions import Options, Watch, contraction_table
+from adaprec_jax.scaling import Recipes, current, delayed
 from adaprec_jax.schedules import two_threshold
 from adaprec_jax.train import Program, init_state
 
@@ -33,8 +33,9 @@ def init(key):
 
 
 def logits_of(params, x):
-    h, _ = lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params["blocks"]["w"])
-    return h
+    layers = params["blocks"]["w"]
+    x = x.astype(layers.dtype)
+    return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, layers)[0]
 
 
 def loss(params, model_state, batch, key):
@@ -70,8 +71,7 @@ def one(batches, step: int):
 TABLE = contraction_table(
     loss, *init(jax.random.key(0)), one(batches(1), 0), jax.random.key(0)
 )
-WATCH = Watch(("underflow_fraction", "amax"))
-# Decides something else every third step, and not the same for every layer.
+# Its plans change every third step, and differ between layers.
 CONTROLLER = two_threshold(
     low=0.02,
     high=0.1,
@@ -81,18 +81,28 @@ CONTROLLER = two_threshold(
     gradient_bits=8,
     every=3,
 )
-INT8 = integers(8, 8)
 
 
-def program(schedule=CONTROLLER, transformation=None, **options) -> Program:
-    if transformation is None:
-        transformation = loss_scaling.dynamic(optax.sgd(0.5, momentum=0.9), growth_interval=5)
-    return Program(loss, TABLE, schedule, transformation, watch=WATCH)._replace(
-        **options
-    )
+def rate(count):
+    """The learning rate of a step, by the steps applied before it."""
+    return 0.5 / (1 + jnp.asarray(count, jnp.float32))
 
 
-def first_state(program: Program, seed: int = 0, dtype: Any = jnp.float32):
+PROGRAM = Program(
+    loss,
+    TABLE,
+    CONTROLLER,
+    loss_scaling.dynamic(
+        optax.inject_hyperparams(optax.sgd)(learning_rate=rate, momentum=0.9),
+        growth_interval=5,
+    ),
+    Options(Recipes(delayed(4), current(), current(rounding="stochastic"))),
+    Watch(("underflow_fraction", "amax")),
+    gather_every=3,
+)
+
+
+def first_state(program: Program = PROGRAM, seed: int = 0, dtype: Any = jnp.float32):
     key = jax.random.key(seed)
     params, model_state = init(key)
     params = jax.tree.map(lambda p: p.astype(dtype), params)

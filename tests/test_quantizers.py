@@ -23,7 +23,6 @@ DTYPES = {
     for name in formats.names()
     if "float" in name and name != "float8_e8m0fnu"
 }
-SMALL = [name for name, dtype in DTYPES.items() if dtype.itemsize == 1]
 each_float = pytest.mark.parametrize("name", DTYPES)
 
 # Every format of a test shares one compilation: the format is an argument.
@@ -162,67 +161,62 @@ def test_fixed_point_is_rint_of_the_scaled_number(word, fraction, random_floats)
     assert_same(rounded(x, formats.fixed_point(word, fraction)), expected, x)
 
 
-ENCODINGS = {
-    "ieee": (gfloat.Domain.Extended, True),
-    "fn": (gfloat.Domain.Finite, True),
-    "fnuz": (gfloat.Domain.Finite, False),
-    "finite": (gfloat.Domain.Finite, True),
-}
-PARAMETERS = [
-    *((e, m, b, c) for e, m, b, c in formats._FLOATS.values() if m < 23),
-    (5, 6, 15, "ieee"),
-    (6, 9, 31, "ieee"),
-    (4, 3, 4, "ieee"),
-    (3, 0, 3, "finite"),
-    (3, 0, 4, "finite"),
-    (2, 0, 0, "finite"),
-    (1, 2, 0, "finite"),
-    (5, 4, 10, "fn"),
-    (4, 5, 9, "fnuz"),
+GFLOAT_FORMATS = [
+    *(formats.get(name) for name in DTYPES if name != "float32"),
+    formats.get("tf32"),
+    formats.floating(5, 6),
+    formats.floating(6, 9),
+    formats.floating(4, 3, bias=4),
+    formats.floating(5, 4, bias=10, encoding="fn"),
+    formats.floating(4, 5, bias=9, encoding="fnuz"),
+    # Without mantissa bits, a tie is decided by the exponent's last bit.
+    formats.floating(3, 0, encoding="finite"),
+    formats.floating(3, 0, bias=4, encoding="finite"),
+    formats.floating(1, 2, encoding="finite"),
 ]
+each_gfloat_format = pytest.mark.parametrize(
+    "fmt", GFLOAT_FORMATS, ids=[formats.describe(fmt) for fmt in GFLOAT_FORMATS]
+)
 
 
-def gfloat_info(exponent_bits, mantissa_bits, bias, encoding):
-    domain, negative_zero = ENCODINGS[encoding]
-    # "ieee" spends all codes of its top exponent but infinity's on NaN.
-    high_nans = {"ieee": 2**mantissa_bits - 1, "fn": 1}.get(encoding, 0)
+def gfloat_info(fmt: Format) -> gfloat.FormatInfo:
+    """Returns the format as gfloat describes it."""
+    mantissa_bits = int(fmt.mantissa_bits)
+    has_infinity = fmt.overflow == formats.INFINITY
+    # Beside infinity, the top exponent is NaN; "fn" has one at its very end.
+    high_nans = 2**mantissa_bits - 1 if has_infinity else fmt.overflow == formats.NAN
     return gfloat.FormatInfo(
-        "",
-        1 + exponent_bits + mantissa_bits,
+        formats.describe(fmt),
+        int(formats.bits(fmt)),
         mantissa_bits + 1,
-        bias=bias,
+        bias=1 - int(fmt.min_exponent),
         is_signed=True,
-        domain=domain,
-        has_nz=negative_zero,
-        num_high_nans=high_nans,
+        domain=gfloat.Domain.Extended if has_infinity else gfloat.Domain.Finite,
+        has_nz=bool(fmt.negative_zero),
+        num_high_nans=int(high_nans) if fmt.negative_zero else 0,
         has_subnormals=True,
         is_twos_complement=False,
     )
 
 
 def inputs_for(fmt: Format, random_floats):
-    """Returns floats around each magnitude of `fmt`, half-way between, and anything."""
-    rng = np.random.default_rng(1)
+    """Returns finite floats: ties of `fmt` and their neighbours, and random ones."""
+    fraction_bits = int(fmt.mantissa_bits) + 1  # one more than stored: every tie
     spacing = 2.0 ** float(fmt.min_exponent - fmt.mantissa_bits)
-    multiples = spacing * np.arange(0, 64, 0.25)
-    binades = fmt.max_value * 2.0 ** -rng.integers(0, 16, 2000)
-    halves = np.round(binades * rng.uniform(0.5, 2, 2000) * 64) / 64
-    steps = 1 + np.arange(2.0 ** min(fmt.mantissa_bits + 1, 11)) / 2.0 ** (
-        fmt.mantissa_bits + 1
-    )
-    ties = np.outer(2.0 ** np.arange(int(fmt.min_exponent), 4), steps[-2048:]).ravel()
-    near = np.concatenate([multiples, halves, ties, [fmt.max_value]])
-    return np.concatenate([with_neighbours(near), random_floats[::10]])
+    subnormal_ties = spacing * np.arange(0, 64, 0.25)
+    significands = 1 + np.arange(min(2**fraction_bits, 512)) / 2**fraction_bits
+    top = int(np.log2(fmt.max_value))
+    exponents = np.unique([fmt.min_exponent, *range(-3, 4), top - 1, top])
+    ties = np.outer(2.0**exponents, [*significands, 2 - 2.0**-fraction_bits])
+    near = with_neighbours([*subnormal_ties, *ties.ravel(), fmt.max_value])
+    x = np.concatenate([near, random_floats[::40]])
+    return x[np.isfinite(x)]
 
 
-@pytest.mark.parametrize("parameters", PARAMETERS, ids=str)
-def test_the_other_roundings_equal_gfloat(parameters, random_floats):
-    exponent_bits, mantissa_bits, bias, encoding = parameters
-    fmt = formats.floating(exponent_bits, mantissa_bits, bias=bias, encoding=encoding)
-    info = gfloat_info(*parameters)
+@each_gfloat_format
+def test_the_other_roundings_equal_gfloat(fmt, random_floats):
+    info, x = gfloat_info(fmt), inputs_for(fmt, random_floats)
     assert info.max == fmt.max_value
-    x = inputs_for(fmt, random_floats)
-    x = x[np.isfinite(x)]
     for rounding, mode in (
         ("nearest_even", RoundMode.TiesToEven),
         ("nearest_away", RoundMode.TiesToAway),
@@ -231,21 +225,16 @@ def test_the_other_roundings_equal_gfloat(parameters, random_floats):
         wide = x.astype(np.float64)
         saturated = gfloat.round_ndarray(info, wide, mode, sat=True)
         assert_same(rounded(x, fmt, rounding=rounding), saturated, x)
-        finite = encoding == "finite"  # gfloat refuses to overflow, the dtype saturates
-        expected = gfloat.round_ndarray(info, wide, mode, sat=finite)
-        got = rounded(x, fmt, rounding=rounding, overflow="format")
-        assert_same(got, expected, x)
+        # gfloat refuses an overflow where there is nothing to overflow to.
+        saturates = bool(fmt.overflow == formats.SATURATE)
+        expected = gfloat.round_ndarray(info, wide, mode, sat=saturates)
+        y = rounded(x, fmt, rounding=rounding, overflow="format")
+        assert_same(y, expected, x)
 
 
-@pytest.mark.parametrize("parameters", PARAMETERS, ids=str)
-def test_stochastic_rounding_gives_one_of_gfloats_two_neighbours(
-    parameters, random_floats
-):
-    exponent_bits, mantissa_bits, bias, encoding = parameters
-    fmt = formats.floating(exponent_bits, mantissa_bits, bias=bias, encoding=encoding)
-    info = gfloat_info(*parameters)
-    x = inputs_for(fmt, random_floats)
-    x = x[np.isfinite(x)]
+@each_gfloat_format
+def test_stochastic_rounding_gives_one_of_gfloats_two_neighbours(fmt, random_floats):
+    info, x = gfloat_info(fmt), inputs_for(fmt, random_floats)
     below, above = (
         gfloat.round_ndarray(info, x.astype(np.float64), mode, sat=True)
         for mode in (RoundMode.TowardNegative, RoundMode.TowardPositive)
@@ -271,7 +260,7 @@ def test_stochastic_rounding_gives_one_of_gfloats_two_neighbours(
 def test_stochastic_rounding_is_unbiased(name, x, below, above, key):
     x = np.float32(x)
     n = 200_000
-    y = quantize(jnp.full(n, x), formats.get(name), rounding="stochastic", key=key)
+    y = rounded(jnp.full(n, x), formats.get(name), rounding="stochastic", key=key)
     assert set(np.unique(y)) <= {np.float32(below), np.float32(above)}
     chance = (x - below) / (above - below)
     deviation = np.sqrt(chance * (1 - chance) / n)
@@ -280,7 +269,7 @@ def test_stochastic_rounding_is_unbiased(name, x, below, above, key):
 
 def test_numbers_far_below_the_spacing_are_never_rounded_up(key):
     x = jnp.full(1_000_000, 1e-30)
-    y = quantize(x, formats.get("float8_e4m3fn"), rounding="stochastic", key=key)
+    y = rounded(x, formats.get("float8_e4m3fn"), rounding="stochastic", key=key)
     assert not y.any()
 
 
@@ -333,20 +322,21 @@ def test_an_infinity_becomes_the_bound_or_what_the_dtype_has(name, expected):
         np.testing.assert_array_equal(y, np.float32(expected))
 
 
-any_format = st.one_of(
-    st.sampled_from([n for n in formats.names() if n != "float8_e8m0fnu"]).map(
-        formats.get
+MANY_FORMATS = [
+    *(formats.get(name) for name in formats.names() if name != "float8_e8m0fnu"),
+    *(formats.fixed_point(w, f) for w in (1, 2, 7, 24) for f in (-20, -1, 3, 20)),
+    *(
+        formats.floating(e, m, bias=bias, encoding=encoding)
+        for e in (2, 5, 7)
+        for m in (0, 1, 6, 12)
+        for bias in (1, 9, 60)
+        for encoding in ("ieee", "fn", "fnuz", "finite")
     ),
-    st.builds(formats.fixed_point, st.integers(1, 24), st.integers(-20, 20)),
-    st.builds(
-        formats.floating,
-        st.integers(2, 7),
-        st.integers(0, 12),
-        bias=st.integers(-10, 60),
-        encoding=st.sampled_from(["ieee", "fn", "fnuz", "finite"]),
-    ),
+]
+any_format = st.sampled_from(MANY_FORMATS)
+symmetric_format = st.sampled_from(
+    [fmt for fmt in MANY_FORMATS if fmt.min_value == -fmt.max_value]
 )
-symmetric_format = any_format.filter(lambda fmt: fmt.min_value == -fmt.max_value)
 tensor = hypothesis.extra.numpy.arrays(
     np.float32, 64, elements=st.floats(width=32, allow_nan=False, allow_subnormal=True)
 )
@@ -431,11 +421,11 @@ def test_format_fields_broadcast_like_arrays():
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32) * 10
     per_channel = formats.integer(np.array([2, 4, 6, 8]))
     per_block = formats.integer(np.array([[[2]], [[5]]]))
-    mapped = jax.vmap(quantize, in_axes=(-1, 0), out_axes=-1)(x, per_channel)
-    assert_same(quantize(x, per_channel), mapped, x)
-    assert_same(quantize(x, per_block), jax.vmap(quantize)(x, per_block), x)
-    table = jax.vmap(quantize, in_axes=(None, 0))(np.float32(2.6), per_channel)
-    np.testing.assert_array_equal(quantize(2.6, per_channel), table)
+    for fmt, axes in ((per_channel, (-1, 0)), (per_block, (0, 0))):
+        mapped = jax.vmap(rounded, in_axes=axes, out_axes=axes[0])(x, fmt)
+        assert_same(rounded(x, fmt), mapped, x)
+    table = jax.vmap(rounded, in_axes=(None, 0))(np.float32(2.6), per_channel)
+    np.testing.assert_array_equal(rounded(np.float32(2.6), per_channel), table)
     np.testing.assert_array_equal(table, [1, 3, 3, 3])
 
 
@@ -456,24 +446,24 @@ def test_one_compilation_of_one_fusion_serves_every_format():
         assert entry.count(" fusion(") == 1, entry
 
 
-def test_the_gradient_passes_straight_through_or_is_clipped():
+@pytest.mark.parametrize("gradient", ["straight_through", "clipped"])
+@pytest.mark.parametrize(
+    ("name", "inside"), [("int8", [0, 1, 1, 1, 1, 0, 0]), ("bfloat16", [1] * 6 + [0])]
+)
+def test_the_gradient_passes_straight_through_or_is_clipped(gradient, name, inside):
     x = jnp.array([-300.0, -0.3, 0.0, 5.5, 127.0, 127.1, jnp.inf])
-    for name, fmt in (("int8", formats.get("int8")), ("wide", formats.get("bfloat16"))):
-        inside = np.array([False, True, True, True, True, False, False])
-        for gradient in ("straight_through", "clipped"):
-            f = functools.partial(quantize, fmt=fmt, gradient=gradient)
-            reverse = jax.grad(lambda x, f=f: jnp.vdot(f(x), jnp.arange(1.0, 8.0)))(x)
-            _, forward = jax.jvp(f, (x,), (jnp.arange(1.0, 8.0),))
-            clipped = gradient == "clipped"
-            keep = inside if name == "int8" else np.array([True] * 6 + [not clipped])
-            expected = np.where(keep | (not clipped), np.arange(1.0, 8.0), 0)
-            np.testing.assert_array_equal(reverse, expected)
-            np.testing.assert_array_equal(forward, expected)
+    weights = np.arange(1, 8, dtype=np.float32)
+    f = functools.partial(rounded, fmt=formats.get(name), gradient=gradient)
+    expected = weights * inside if gradient == "clipped" else weights
+    reverse = jax.jit(jax.grad(lambda x: jnp.vdot(f(x), weights)))(x)
+    _, forward = jax.jit(lambda x: jax.jvp(f, (x,), (weights,)))(x)
+    np.testing.assert_array_equal(reverse, expected)
+    np.testing.assert_array_equal(forward, expected)
 
 
 def test_the_gradient_of_a_broadcast_format_is_summed():
     fmt = formats.integer(np.array([2, 4]))
-    assert jax.grad(lambda x: quantize(x, fmt).sum())(jnp.float32(3.0)) == 2.0
+    assert jax.grad(lambda x: rounded(x, fmt).sum())(jnp.float32(3.0)) == 2.0
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,10 @@ OTHERS = {
         integers(4, 8), BFLOAT16, steps=STEPS, fraction=0.7, products="forward"
     ),
     "two_threshold": CONTROLLER,
-    "join": join([CPT, CONTROLLER], [4]),
-    "per_layer": per_layer({"blocks@-1": CONTROLLER}, default=CPT),
-    "clip": clip(CONTROLLER, min_bits=4, max_bits=5),
-    "delay": delay(CONTROLLER, 2),
-    "hold": hold(CONTROLLER, 3),
+    "join, hold and clip": join(
+        [CPT, hold(clip(CONTROLLER, min_bits=4, max_bits=5), 3)], [4]
+    ),
+    "per_layer and delay": per_layer({"blocks@-1": delay(CONTROLLER, 2)}, default=CPT),
 }
 HELD = Schedule(lambda table: None, lambda step, stats, plan: (plan, plan))
 

@@ -8,7 +8,16 @@ import typer
 
 from adaprec_jax import formats
 from adaprec_jax.cli import tables
-from adaprec_jax.runs import environment, identity, overrides, store
+from adaprec_jax.report import summary
+from adaprec_jax.runs import (
+    environment,
+    expected,
+    identity,
+    metrics,
+    overrides,
+    store,
+)
+from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.store import Outcome
 
@@ -91,18 +100,25 @@ def show(
     *,
     settings: Settings = None,
     seed: Seed = None,
+    contractions: Annotated[
+        bool, typer.Option("--contractions", help="List what is multiplied instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print every setting with where it came from, and the run's id."""
+    """Print every setting with where it came from, the run's id and its cost."""
     given, assignments = load(config), _assignments(settings, seed)
     experiment = overrides.apply(given, assignments)
-    run_id = identity.run_id(experiment)
+    if contractions:
+        _show_contractions(experiment, as_json=as_json)
+        return
+    run_id, cost = identity.run_id(experiment), expected.mean_cost(experiment)
     sources = overrides.sources(given, experiment, assignments)
     tree = experiment.model_dump(mode="json")
     if as_json:
-        _print_json({"run_id": run_id, "config": tree, "sources": sources})
+        shown = {"run_id": run_id, "cost": cost, "config": tree, "sources": sources}
+        _print_json(shown)
     else:
-        tables.show(run_id, overrides.leaves(tree), sources)
+        tables.show(run_id, cost, overrides.leaves(tree), sources)
 
 
 @app.command("formats")
@@ -113,6 +129,21 @@ def list_formats(*, as_json: AsJson = False) -> None:
         _print_json([row._asdict() for row in rows])
     else:
         tables.formats(rows)
+
+
+def _show_contractions(experiment: Experiment, *, as_json: bool) -> None:
+    from adaprec_jax.runs.listing import listing
+
+    found = listing(experiment)
+    if not as_json:
+        tables.contractions(found.lines, found.not_reached)
+        return
+    lines = [
+        {**line.contraction._asdict(), "first": line.first, "later": line.later}
+        for line in found.lines
+    ]
+    not_reached = [each._asdict() for each in found.not_reached]
+    _print_json({"contractions": lines, "not_reached": not_reached})
 
 
 def _assignments(settings: list[str] | None, seed: int | None) -> list[str]:
@@ -136,7 +167,10 @@ def _tell(
     if as_json:
         _print_json({"directory": str(directory), **outcome._asdict()})
     else:
-        tables.outcome(directory, outcome, prefix)
+        path = directory / store.METRICS
+        columns = metrics.read(path) if path.is_file() else {}
+        chart = summary.precision_chart(columns, outcome.step)
+        tables.outcome(directory, outcome, prefix, chart)
     raise typer.Exit(_EXIT_CODES[outcome.state])
 
 

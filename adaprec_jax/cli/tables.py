@@ -15,7 +15,10 @@ from adaprec_jax.runs.store import Outcome
 
 
 def show(
-    run_id: str, settings: Mapping[str, Any], sources: Mapping[str, Source]
+    run_id: str,
+    cost: float | None,
+    settings: Mapping[str, Any],
+    sources: Mapping[str, Source],
 ) -> None:
     """Prints the settings of an experiment, one per line, with their sources."""
     table = _table("setting", "value", "from")
@@ -23,7 +26,8 @@ def show(
         style = None if sources[path] == "default" else "bold"
         text = value if isinstance(value, str) else json.dumps(value)
         table.add_row(path, text, sources[path], style=style)
-    _print(table, f"run id {run_id}")
+    counted = "depends on statistics or layers" if cost is None else f"{cost:.4g}"
+    _print(table, f"run id {run_id}", f"cost {counted} (bit operations; float32 is 1)")
 
 
 def formats(rows: Iterable[Row]) -> None:
@@ -45,14 +49,38 @@ def formats(rows: Iterable[Row]) -> None:
     _print(table)
 
 
-def outcome(directory: Path, ended: Outcome, prefix: str) -> None:
-    """Prints how a run ended, and its results."""
+def contractions(lines: Iterable["Line"], not_reached: Iterable["NotReached"]) -> None:
+    """Prints what is multiplied, in which precision, and what no plan reaches."""
+    parts: list[Table | str] = []
+    for line in lines:
+        c = line.contraction
+        shapes = " x ".join(map(str, c.shapes[:2])) + f" -> {c.shapes[2]}"
+        times = "an unknown number of" if c.executions is None else c.executions
+        parts += [
+            c.name,
+            f"  {c.primitive} {c.einsum}, {c.roles[0]} x {c.roles[1]}, {shapes}",
+            f"  {c.macs} multiply-accumulates, {times} times per micro-batch",
+        ]
+        if c.axes:
+            parts.append(f"  plan axes {c.axes}")
+        if not c.differentiated:
+            parts.append("  forward only")
+        parts.append(f"  first {line.first}")
+        if line.later:
+            parts.append(f"  then {line.later}")
+    for each in not_reached:
+        parts.append(f"not reached: {each.what} at {each.where}: {each.reason}")
+    _print(*(parts or ["nothing is multiplied"]))
+
+
+def outcome(directory: Path, ended: Outcome, prefix: str, chart: Iterable[str]) -> None:
+    """Prints how a run ended, its results, and its precision over time."""
     table = _table("result", "value")
     for name, value in ended.results.items():
         table.add_row(name, f"{value:.6g}")
     message = f": {ended.message}" if ended.message else ""
     line = f"{prefix}{ended.state} after {ended.step} steps{message}"
-    _print(*([table] if ended.results else []), line, str(directory))
+    _print(*([table] if ended.results else []), *chart, line, str(directory))
 
 
 def _range(low: float, high: float) -> str:

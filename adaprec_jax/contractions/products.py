@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from adaprec_jax.contractions.convolution import linear_transpose
 from adaprec_jax.contractions.jax_internals import (
     instantiate,
     vary_over,
@@ -183,20 +184,18 @@ def _backward(
     done = down.scale
     if wanted.activation:
         right = rounded("weight", "dgrad", weight, after(done, dgrad.weight))
-        transposed = jax.linear_transpose(
+        to_activation = linear_transpose(
             lambda a: layout.product(a, right.values), activation
         )
-        (product,) = transposed(down.values)
+        product = to_activation(down.values)
         gradients[0] = _rescale(product, down, right, layout.activation)
         done = product
     if wanted.weight:
         if not isinstance(data.entry, SharedPrecision):
             down = rounded("gradient", "wgrad", gradient, wgrad.gradient)
         left = rounded("activation", "wgrad", activation, after(done, wgrad.activation))
-        transposed = jax.linear_transpose(
-            lambda w: layout.product(left.values, w), weight
-        )
-        (product,) = transposed(down.values)
+        to_weight = linear_transpose(lambda w: layout.product(left.values, w), weight)
+        product = to_weight(down.values)
         gradients[1] = _rescale(product, down, left, layout.weight)
     return tuple(
         None if d is None else d.astype(x.dtype)

@@ -185,7 +185,11 @@ def _scalars(
         "skipped": scaling.skipped,
         "consecutive_skips": scaling.consecutive_skips,
     }
-    rates = optax.tree_utils.tree_get_all_with_path(scaling.inner, "learning_rate")
+    rates = optax.tree_utils.tree_get_all_with_path(
+        scaling.inner,
+        "learning_rate",
+        filtering=lambda path, value: isinstance(value, jax.Array),
+    )
     if len(rates) == 1:
         scalars["learning_rate"] = rates[0][1]
     return {name: value.astype(jnp.float32) for name, value in scalars.items()}

@@ -1,0 +1,107 @@
+"""Arms of an experiment side by side: what each reached, and what it cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import stdtrit
+
+from adaprec_jax.report.chart import chart
+
+
+class Arm(NamedTuple):
+    """What came of one arm; numbers are over its seeds.
+
+    Attributes:
+        accuracy: On the test set, at the highest precision of the schedule.
+        cost: Bit operations relative to float32, mean over the run.
+        changes: Steps with another precision than the step before.
+        bits: Of activations and weights in the first seed, over the steps, by layer.
+    """
+
+    accuracy: Float[np.ndarray, " seeds"]
+    cost: Float[np.ndarray, " seeds"]
+    changes: Int[np.ndarray, " seeds"]
+    bits: Mapping[str, Int[np.ndarray, " steps"]]
+
+
+class Pack(NamedTuple):
+    """Arms that were trained together, in so many compilations."""
+
+    arms: Mapping[str, Arm]
+    compilations: int
+
+
+class Interval(NamedTuple):
+    """A mean and half the width of its 95 % interval."""
+
+    mean: float
+    half: float
+
+
+def t_interval(values: Float[np.ndarray, " seeds"]) -> Interval:
+    """Returns mean and 95 % t-interval of at least two values.
+
+    >>> mean, half = t_interval(np.array([1.0, 3.0]))
+    >>> print(f"{mean} {half:.2f}")
+    2.0 12.71
+    """
+    deviation = np.std(values, ddof=1) / len(values) ** 0.5
+    half = stdtrit(len(values) - 1, 0.975) * deviation
+    return Interval(float(np.mean(values)), float(half))
+
+
+def as_json(packs: Sequence[Pack], baseline: str) -> dict[str, Any]:
+    """Returns the table as JSON values; `minus_baseline` is paired by seed."""
+    arms = {name: arm for pack in packs for name, arm in pack.arms.items()}
+    base = arms[baseline].accuracy
+    table = {
+        name: {
+            "accuracy": t_interval(arm.accuracy)._asdict(),
+            "minus_baseline": t_interval(arm.accuracy - base)._asdict(),
+            "cost": float(arm.cost.mean()),
+            "changes": arm.changes.tolist(),
+            "accuracies": arm.accuracy.tolist(),
+        }
+        for name, arm in arms.items()
+    }
+    counts = [{"compilations": p.compilations, "runs": _runs(p)} for p in packs]
+    return {"baseline": baseline, "arms": table, "packs": counts}
+
+
+def as_text(packs: Sequence[Pack], baseline: str) -> list[str]:
+    """Returns the table, the precision over time, and the counts, as lines."""
+    table = as_json(packs, baseline)["arms"]
+    pad = max(map(len, table))
+    lines = [f"{'':{pad}}  accuracy, %   minus {baseline}   cost"]
+    for name, row in table.items():
+        difference = _percent(row["minus_baseline"]) if name != baseline else ""
+        lines.append(
+            f"{name:{pad}}  {_percent(row['accuracy'])}   {difference:{6 + len(baseline)}}"
+            f"   {row['cost']:.4f}"
+        )
+    moving = {
+        f"{name}, {layer}": bits
+        for pack in packs
+        for name, arm in pack.arms.items()
+        if arm.changes.any()
+        for layer, bits in arm.bits.items()
+    }
+    return [*lines, "", *chart(moving), "", *map(_counts, packs)]
+
+
+def _percent(interval: Mapping[str, float]) -> str:
+    return f"{interval['mean']:5.1%} ± {interval['half']:.1%}".replace("%", "")
+
+
+def _runs(pack: Pack) -> int:
+    return sum(len(arm.accuracy) for arm in pack.arms.values())
+
+
+def _counts(pack: Pack) -> str:
+    changes = np.concatenate([arm.changes for arm in pack.arms.values()])
+    low, high = changes.min(), changes.max()
+    times = f"{low}" if low == high else f"{low} to {high}"
+    compiled = f"{pack.compilations} compilation{'s' * (pack.compilations != 1)}"
+    return f"{compiled}, {_runs(pack)} runs, {times} precision changes each"
