@@ -32,6 +32,13 @@ def step_cost(table: Table, plan: Plan) -> Float32[Array, ""]:
     Raises:
         ValueError: The table holds no multiplication, or one inside a `while` loop,
             which runs an unknown number of times.
+
+    >>> from adaprec_jax.contractions import contraction_table
+    >>> from adaprec_jax.plan import integers, uniform
+    >>> layer = lambda params, x: x @ params["kernel"]
+    >>> table = contraction_table(layer, {"kernel": jnp.eye(2)}, jnp.eye(2))
+    >>> float(step_cost(table, uniform(table, integers(8, 8))))
+    0.0625
     """
     total = forward_macs(table)
     if not total:

@@ -53,6 +53,16 @@ def fill(contraction: Contraction, entry: Entry) -> Entry:
 
     Raises:
         ValueError: A leaf has a shape that does not broadcast to the plan axes.
+
+    >>> from adaprec_jax.contractions import contraction_table
+    >>> scores = lambda params, queries, keys: queries @ keys
+    >>> table = contraction_table(scores, {}, jnp.eye(2), jnp.eye(2))
+    >>> (product,) = table.contractions
+    >>> product.roles
+    ('activation', 'activation')
+    >>> int4, int8 = formats.get("int4"), formats.get("int8")
+    >>> formats.describe(fill(product, SharedPrecision(int4, int8, int8)).weight)
+    'int4'
     """
     left, right = contraction.roles
     if isinstance(entry, SharedPrecision):
@@ -82,6 +92,14 @@ def uniform(table: Table, entry: Entry) -> Plan:
 
     Raises:
         ValueError: A leaf of the entry does not broadcast to some plan axes.
+
+    >>> from adaprec_jax.contractions import contraction_table
+    >>> layers = lambda p, x: x @ p["Dense_0"]["kernel"] @ p["Dense_1"]["kernel"]
+    >>> params = {name: {"kernel": jnp.eye(2)} for name in ("Dense_0", "Dense_1")}
+    >>> table = contraction_table(layers, params, jnp.eye(2))
+    >>> print(describe(uniform(table, integers(4, 8))))
+    Dense_0: activation int4, weight int4, gradient int8
+    Dense_1: activation int4, weight int4, gradient int8
     """
     return {
         contraction.name: fill(contraction, entry) for contraction in table.contractions
@@ -94,6 +112,11 @@ def check(plan: Plan, table: Table) -> None:
     Raises:
         ValueError: A path is missing or unknown, a leaf does not broadcast to the plan
             axes, or a leaf is NaN or infinite (unless it is traced).
+
+    >>> check({"Dense_0": integers(4, 8)}, Table((), ()))
+    Traceback (most recent call last):
+    ValueError: The plan has an entry for 'Dense_0', which is no contraction; the
+    nearest is [].
     """
     names = table.names
     missing = [name for name in names if name not in plan]
@@ -124,6 +147,13 @@ def match(pattern: str, table: Table) -> dict[str, Bool[np.ndarray, "..."]]:
 
     Raises:
         ValueError: The pattern matches nothing, or what follows `@` is no slice.
+
+    >>> from adaprec_jax.contractions import contraction_table
+    >>> layers = lambda p, x: x @ p["Dense_0"]["kernel"] @ p["Dense_1"]["kernel"]
+    >>> params = {name: {"kernel": jnp.eye(2)} for name in ("Dense_0", "Dense_1")}
+    >>> table = contraction_table(layers, params, jnp.eye(2))
+    >>> {name: bool(mask) for name, mask in match("last", table).items()}
+    {'Dense_1': True}
     """
     glob, _, layers = pattern.partition("@")
     weighted = [c.name for c in table.contractions if "weight" in c.roles]
@@ -159,6 +189,13 @@ def assign(
 
     Raises:
         ValueError: A pattern matches nothing, or nothing that an earlier one left.
+
+    >>> from adaprec_jax.contractions import contraction_table
+    >>> layers = lambda p, x: x @ p["Dense_0"]["kernel"] @ p["Dense_1"]["kernel"]
+    >>> params = {name: {"kernel": jnp.eye(2)} for name in ("Dense_0", "Dense_1")}
+    >>> table = contraction_table(layers, params, jnp.eye(2))
+    >>> {name: int(index) for name, index in assign(["first", "**"], table).items()}
+    {'Dense_0': 0, 'Dense_1': 1}
     """
     unmatched = np.int32(len(patterns))
     owner = {c.name: np.full(c.axes, unmatched) for c in table.contractions}
@@ -178,12 +215,20 @@ def assign(
 
 
 def bits(plan: Plan) -> PyTree[Int32[Any, "..."]]:
-    """Returns the plan with the storage width in bits in the place of each format."""
+    """Returns the plan with the storage width in bits in the place of each format.
+
+    >>> tuple(int(width) for width in bits({"Dense_0": integers(4, 8)})["Dense_0"])
+    (4, 4, 8)
+    """
     return jax.tree.map(formats.bits, plan, is_leaf=_is_format)
 
 
 def wider(a: Plan, b: Plan) -> Plan:
-    """Returns for every path, role and layer the format with more bits, else `a`'s."""
+    """Returns for every path, role and layer the format with more bits, else `a`'s.
+
+    >>> print(describe(wider({"Dense_0": integers(4, 8)}, {"Dense_0": integers(5, 6)})))
+    Dense_0: activation int5, weight int5, gradient int8
+    """
     more = jax.tree.map(jnp.greater, bits(b), bits(a))
 
     def pick(x: Format, y: Format, more: Bool[Array, "..."]) -> Format:
@@ -214,7 +259,7 @@ def digest(plan: Plan) -> str:
     hasher = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(plan):
         array = np.asarray(leaf)
-        hasher.update(f"{path} {array.dtype} {array.shape}".encode())
+        hasher.update(f"{_field(path)} {array.dtype} {array.shape}".encode())
         hasher.update(array.tobytes())
     return hasher.hexdigest()[:16]
 

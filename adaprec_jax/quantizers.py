@@ -36,10 +36,10 @@ _INFINITY_BITS = 0x7F800000
 _NAN_BITS = 0x7FC00000
 _SIGN_BIT = -(2**31)
 _SMALLEST_SCALE_BITS = 0x00400000  # 2^-127
-# Half less one unit in the last place, so that floor(x + this) takes ties up, and
-# nothing else that floor(x + 0.5) would.
-_BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 _LARGEST_FLOAT32 = np.finfo(np.float32).max
+# The sum of this and a number just below a tie does not round up to the next whole
+# number, as the sum with 0.5 may; that with the tie does.
+_BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 
 
 def quantize(
@@ -175,25 +175,23 @@ def _round_to_format(
     overflow: str,
     noise: UInt32[Array, "..."] | None,
 ) -> Float32[Array, "..."]:
-    # Integers throughout: XLA may flush a float subnormal in any arithmetic.
     bits = _bits_of(x)
     magnitude = bits & _MAGNITUDE_MASK
     sign = bits & _SIGN_BIT
-    # 2^min_exponent, or 0 where float32's own subnormals have the spacing.
+    # 2^min_exponent, or 0 where float32's own subnormals have the spacing. Values are
+    # chosen as integers, for XLA may flush a subnormal in any float operation, but by
+    # comparing floats: NaN fails both comparisons, and so passes unchanged.
     offset = fmt.min_exponent + 126
-    smallest_normal = (offset + jnp.minimum(offset, 1)) << 23
+    smallest_normal = _float_of((offset + jnp.minimum(offset, 1)) << 23)
     rounded = jnp.where(
-        magnitude >= smallest_normal,
+        _float_of(magnitude) >= smallest_normal,
         _round_bits(magnitude, fmt, rounding, noise),
         _bits_of(_round_multiples(_float_of(magnitude), fmt, rounding, noise)),
     )
-    bound = jnp.where(sign < 0, _bits_of(-fmt.min_value), _bits_of(fmt.max_value))
-    bounded = _bounded(magnitude, rounded, bound, fmt, rounding, overflow)
-    # Zero keeps its sign where the format has a negative zero; -bounded has the sign
-    # bit for everything else.
-    sign &= -bounded | jnp.where(fmt.negative_zero, _SIGN_BIT, 0)
-    is_nan = magnitude > _INFINITY_BITS
-    return _float_of(jnp.where(is_nan, bits, bounded | sign))
+    bounded = _bounded(bits, rounded, fmt, rounding, overflow)
+    # Without a negative zero, zero loses its sign: bounded - 1 is negative for 0 alone.
+    sign &= ~(bounded - jnp.where(fmt.negative_zero, 0, 1))
+    return _float_of(bounded | sign)
 
 
 def _round_bits(
@@ -247,25 +245,25 @@ def _round_multiples(
 
 
 def _bounded(
-    magnitude: Int32[Array, "..."],
+    bits: Int32[Array, "..."],
     rounded: Int32[Array, "..."],
-    bound: Int32[Array, "..."],
     fmt: Format,
     rounding: str,
     overflow: str,
 ) -> Int32[Array, "..."]:
-    """Replaces the bits of a rounded magnitude beyond `bound`."""
+    """Replaces the rounded magnitude of `bits` where it lies beyond the bound."""
+    bound = jnp.where(bits < 0, _bits_of(-fmt.min_value), _bits_of(fmt.max_value))
     if overflow == "saturate":
-        # No float32 lies beyond float32's bound: that one does not cut infinities.
+        # No float32 lies beyond float32's own bound: that one cuts no infinity.
         special = jnp.where(fmt.max_value == _LARGEST_FLOAT32, _INFINITY_BITS, 0)
     else:
         special = jnp.where(fmt.overflow == NAN, _NAN_BITS, _INFINITY_BITS)
         special = jnp.where(fmt.overflow == SATURATE, 0, special)
     beyond = jnp.maximum(bound, special)
+    is_beyond = _float_of(rounded) > _float_of(bound)
     if rounding == "toward_zero":
-        is_infinite = magnitude == _INFINITY_BITS
-        return jnp.where(is_infinite, beyond, jnp.minimum(rounded, bound))
-    return jnp.where(rounded > bound, beyond, rounded)
+        beyond = jnp.where(rounded == _INFINITY_BITS, beyond, bound)
+    return jnp.where(is_beyond, beyond, rounded)
 
 
 def _round_to_power_of_two(

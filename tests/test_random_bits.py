@@ -28,7 +28,7 @@ def correlations(left, right):
     In units of its deviation if there is none: 1024 standard normal numbers, of which
     the largest is below 5.5 with a probability of 1 - 4e-5.
     """
-    places = jnp.arange(32, dtype=jnp.uint32)
+    places = jnp.arange(32, dtype=jnp.uint32)[None]
     left, right = (
         ((words[:, None] >> places) & 1).astype(jnp.float32) * 2 - 1
         for words in (left, right)

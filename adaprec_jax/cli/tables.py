@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +12,10 @@ from rich.table import Table
 from adaprec_jax.formats import Row
 from adaprec_jax.runs.overrides import Source
 from adaprec_jax.runs.store import Outcome
+
+if TYPE_CHECKING:  # They import JAX.
+    from adaprec_jax.contractions import NotReached
+    from adaprec_jax.runs.listing import Line
 
 
 def show(
@@ -55,19 +59,19 @@ def contractions(lines: Iterable["Line"], not_reached: Iterable["NotReached"]) -
     for line in lines:
         c = line.contraction
         shapes = " x ".join(map(str, c.shapes[:2])) + f" -> {c.shapes[2]}"
-        times = "an unknown number of" if c.executions is None else c.executions
+        times = "unknown" if c.executions is None else c.executions
         parts += [
             c.name,
             f"  {c.primitive} {c.einsum}, {c.roles[0]} x {c.roles[1]}, {shapes}",
-            f"  {c.macs} multiply-accumulates, {times} times per micro-batch",
+            f"  {c.macs:,} multiply-accumulates, executions per micro-batch: {times}",
         ]
         if c.axes:
             parts.append(f"  plan axes {c.axes}")
         if not c.differentiated:
             parts.append("  forward only")
-        parts.append(f"  first {line.first}")
+        parts.append(f"  at first {line.first}")
         if line.later:
-            parts.append(f"  then {line.later}")
+            parts.append(f"  later {line.later}")
     for each in not_reached:
         parts.append(f"not reached: {each.what} at {each.where}: {each.reason}")
     _print(*(parts or ["nothing is multiplied"]))

@@ -66,10 +66,18 @@ class Compute(NamedTuple):
 
 
 class Value(NamedTuple):
-    """A value, and whether it adopts the dtype of what it meets (as parameters do)."""
+    """A value of the program.
+
+    Attributes:
+        array: The value.
+        adopts: Whether it adopts the dtype of what it meets, as parameters do.
+        copied: Mesh axes along which every device holds a copy of it, although it is
+            marked as varying over them, to meet what does.
+    """
 
     array: Any
     adopts: bool
+    copied: frozenset[str] = frozenset()
 
 
 def class_of(primitive: str, compute: Compute) -> str:

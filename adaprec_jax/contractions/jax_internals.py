@@ -30,6 +30,7 @@ Jaxpr = core.Jaxpr
 Literal = core.Literal
 Var = core.Var
 last_used = core.last_used
+pvary_p = core.pvary_p
 
 
 def aval(atom: Any) -> core.ShapedArray:
@@ -47,14 +48,18 @@ __all__ = [
     "bind",
     "cond_p",
     "conv_general_dilated_p",
+    "copied_over",
     "custom_jvp_call_p",
     "custom_vjp_call_p",
     "dot_general_p",
+    "fold_in_place",
     "instantiate",
     "jit_p",
     "keep_sharding",
     "last_used",
     "name_stack",
+    "only_first",
+    "pvary_p",
     "ragged_dot_general_p",
     "remat_p",
     "scan_p",
@@ -155,8 +160,33 @@ def vary_over(x: jax.Array, axes: Iterable[str]) -> jax.Array:
 def instantiate(cotangent: Any) -> jax.Array:
     """Returns a cotangent as an array, zeros if it is a symbolic zero."""
     if isinstance(cotangent, SymbolicZero):
-        return jnp.zeros(cotangent.shape, cotangent.dtype)
+        zero = aval(cotangent)
+        return jnp.zeros(zero.shape, zero.dtype)
     return cotangent
+
+
+def copied_over(spread: Iterable[str], axes: Iterable[str]) -> tuple[str, ...]:
+    """Returns the mesh axes along which a tensor spread over some of them is the same.
+
+    Nothing is known where the surrounding shard_map does not check it.
+    """
+    if not config._check_vma.value:  # pyright: ignore[reportPrivateUsage]
+        return ()
+    return tuple(axis for axis in axes if axis not in spread)
+
+
+def only_first(x: jax.Array, axes: Iterable[str]) -> jax.Array:
+    """Returns `x` on the first device along the mesh axes, zeros on the others."""
+    for axis in axes:
+        x = jnp.where(jax.lax.axis_index(axis) == 0, x, jnp.zeros_like(x))
+    return x
+
+
+def fold_in_place(key: jax.Array, axes: Iterable[str]) -> jax.Array:
+    """Returns a key of its own for each place along the mesh axes."""
+    for axis in sorted(axes):
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+    return key
 
 
 def vary_together(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:

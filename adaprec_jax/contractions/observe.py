@@ -1,11 +1,17 @@
 """What is seen of the tensors of a contraction, for schedules and scaling recipes."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from adaprec_jax.contractions.jax_internals import (
+    only_first,
+    vary_over,
+    varying_axes,
+)
 from adaprec_jax.contractions.rounded import Rounded, ordered, round_tensor, spread
 from adaprec_jax.contractions.statistics import TensorStats, measure, nothing, pack
 from adaprec_jax.formats import Format
@@ -40,12 +46,15 @@ class Watching(NamedTuple):
         roles: The roles whose statistics are gathered.
         amax_roles: The roles whose amax a scaling recipe needs at every step.
         axis_names: Mesh axes over which one tensor is spread under `shard_map`.
+        copies: By role those of them along which every device is known to hold the
+            same tensor, which counts once.
     """
 
     fields: tuple[str, ...]
     roles: tuple[str, ...]
     amax_roles: tuple[str, ...]
-    axis_names: tuple[str, ...]
+    axis_names: tuple[str, ...] = ()
+    copies: Mapping[str, tuple[str, ...]] = {}
 
 
 class Asked(NamedTuple):
@@ -104,11 +113,12 @@ def observe(
 
     def leave() -> Array:
         empty = pack(nothing(sizes, watching.fields), watching.fields)
-        return jnp.stack([empty] * (1 + len(asked.what_if)), axis=-2)
+        stacked = jnp.stack([empty] * (1 + len(asked.what_if)), axis=-2)
+        return vary_over(stacked, varying_axes(x))
 
-    if asked.collect is None:
-        return Observed(gather(), amax)
-    return Observed(lax.cond(asked.collect, gather, leave), amax)
+    always = asked.collect is None
+    stats = gather() if always else lax.cond(asked.collect, gather, leave)
+    return Observed(only_first(stats, watching.copies.get(role, ())), amax)
 
 
 def _measured(

@@ -7,7 +7,7 @@ a residual in a loop over layers then costs no more memory than without rounding
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -63,11 +63,14 @@ class Layout(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Everything traced that a rounded contraction takes beside its operands."""
+    """Everything traced that a rounded contraction takes beside its operands.
+
+    `keys` are for stochastic rounding, by role; None if there are none.
+    """
 
     entry: Entry
     states: States
-    key: Array | None
+    keys: Mapping[str, Array] | None
     asked: Asked
 
 
@@ -94,7 +97,7 @@ def rounded_contraction(
         recipes: Scaling recipes by role.
         watching: Which statistics are gathered.
         operands: Activation and weight, any float dtype.
-        data: The formats in force, recipe states, key and cadence.
+        data: The formats in force, recipe states, keys and cadence.
         probe: Zeros; their gradient is what was seen of the cotangent.
 
     Returns:
@@ -229,11 +232,11 @@ def after(done: Array, fmt: Format) -> Format:
 
 def _key(data: Data, product: str, role: str) -> Array | None:
     """Returns the key of one rounding; copies that are shared share their key."""
-    if data.key is None:
+    if data.keys is None:
         return None
     shared = isinstance(data.entry, SharedPrecision)
     use = role if shared else f"{product} {role}"
-    return jax.random.fold_in(data.key, zlib.crc32(use.encode()))
+    return jax.random.fold_in(data.keys[role], zlib.crc32(use.encode()))
 
 
 def _rescale(

@@ -125,7 +125,11 @@ def _evaluate_eqn(
     if handler and (settings.compute or _inside(settings, spot.position)):
         return handler(settings, eqn, ins, live, spot)
     arrays, adopts = prepare(settings.compute, eqn.primitive.name, ins)
-    return [Value(out, adopts) for out in internals.bind(eqn, *arrays)], {}
+    outs = internals.bind(eqn, *arrays)
+    if eqn.primitive is internals.pvary_p:
+        copied = [value.copied | frozenset(eqn.params["axes"]) for value in ins]
+        return [Value(*out) for out in zip(outs, [adopts], copied, strict=True)], {}
+    return [Value(out, adopts) for out in outs], {}
 
 
 def _inside(settings: Settings, position: Position) -> list[Site]:
@@ -144,20 +148,37 @@ def _contraction(
     """Evaluates one rounded contraction."""
     site = settings.survey.sites[spot.position]
     name = site.contraction.name
-    arrays = [value.array for value in ins]
-    side = site.weight_side
-    operands = internals.vary_together(arrays[1 - side], arrays[side])
-    key = live.key
-    if key is not None:
-        key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-    watching = settings.watching[name]._replace(axis_names=spot.axis_names)
-    data = Data(live.plan[name], live.states[name], key, live.asked)
+    left, right, *rest = (jnp.asarray(value.array) for value in ins)
+    activation, weight = (right, left) if site.weight_side == 0 else (left, right)
+    operands = internals.vary_together(activation, weight)
+    spread = _spread_over(ins, site.weight_side)
+    watching = settings.watching[name]._replace(
+        axis_names=spot.axis_names,
+        copies={
+            role: internals.copied_over(axes, spot.axis_names)
+            for role, axes in spread.items()
+        },
+    )
+    keys = None
+    if live.key is not None:
+        key = jax.random.fold_in(live.key, zlib.crc32(name.encode()))
+        keys = {
+            role: internals.fold_in_place(key, axes) for role, axes in spread.items()
+        }
+    data = Data(live.plan[name], live.states[name], keys, live.asked)
     out, seen = rounded_contraction(
-        _layout(eqn, site, arrays[2:]), settings.recipes[name], watching,
+        _layout(eqn, site, rest), settings.recipes[name], watching,
         operands, data, live.probes[name],
     )  # fmt: skip
     low = settings.compute.dtype if settings.compute else aval(eqn.outvars[0]).dtype
     return [Value(cast(out, low), False)], {name: seen}
+
+
+def _spread_over(ins: list[Value], weight_side: int) -> dict[str, frozenset[str]]:
+    """Returns by role the mesh axes over which the tensor is known to be spread."""
+    left, right = (internals.varying_axes(v.array) - v.copied for v in ins[:2])
+    activation, weight = (right, left) if weight_side == 0 else (left, right)
+    return {"activation": activation, "weight": weight, "gradient": left | right}
 
 
 def _layout(eqn: Eqn, site: Site, rest: Sequence[Array]) -> Layout:
@@ -425,7 +446,7 @@ def merge_observed(observed: Observed, fields: tuple[str, ...]) -> Observed:
 
 def _nothing_of(seen: Seen) -> Seen:
     """Returns zeros, which is what is seen of no elements, in the given shapes."""
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), seen)
+    return jax.tree.map(jnp.zeros_like, seen)
 
 
 def _only(live: Live, names: Sequence[str]) -> Live:

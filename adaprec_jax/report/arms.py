@@ -74,25 +74,32 @@ def as_text(packs: Sequence[Pack], baseline: str) -> list[str]:
     """Returns the table, the precision over time, and the counts, as lines."""
     table = as_json(packs, baseline)["arms"]
     pad = max(map(len, table))
-    lines = [f"{'':{pad}}  accuracy, %   minus {baseline}   cost"]
+    lines = [f"{'':{pad}}  accuracy      minus {baseline}  cost"]
     for name, row in table.items():
-        difference = _percent(row["minus_baseline"]) if name != baseline else ""
-        lines.append(
-            f"{name:{pad}}  {_percent(row['accuracy'])}   {difference:{6 + len(baseline)}}"
-            f"   {row['cost']:.4f}"
-        )
+        accuracy, difference = _percent(row["accuracy"]), ""
+        if name != baseline:
+            difference = _percent(row["minus_baseline"])
+        lines.append(f"{name:{pad}}  {accuracy}  {difference:13}  {row['cost']:.4f}")
     moving = {
-        f"{name}, {layer}": bits
+        label: bits
         for pack in packs
         for name, arm in pack.arms.items()
         if arm.changes.any()
-        for layer, bits in arm.bits.items()
+        for label, bits in _labelled(name, arm).items()
     }
-    return [*lines, "", *chart(moving), "", *map(_counts, packs)]
+    return [*lines, "", *(chart(moving) if moving else []), *map(_counts, packs)]
+
+
+def _labelled(name: str, arm: Arm) -> dict[str, Int[np.ndarray, " steps"]]:
+    """Returns the bits of an arm's layers; one row if all are the same."""
+    first, *others = arm.bits.values()
+    if all(np.array_equal(first, other) for other in others):
+        return {name: first}
+    return {f"{name}, {layer}": bits for layer, bits in arm.bits.items()}
 
 
 def _percent(interval: Mapping[str, float]) -> str:
-    return f"{interval['mean']:5.1%} ± {interval['half']:.1%}".replace("%", "")
+    return f"{100 * interval['mean']:5.1f} ± {100 * interval['half']:3.1f} %"
 
 
 def _runs(pack: Pack) -> int:

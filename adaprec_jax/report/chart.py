@@ -9,7 +9,7 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def chart(
-    bits: Mapping[str, Int[np.ndarray, " steps"]], *, width: int = 60
+    bits: Mapping[str, Int[np.ndarray, " steps"]], *, width: int = 79
 ) -> list[str]:
     """Returns a line for each name: its bits over time, and between which they lay.
 
@@ -17,9 +17,10 @@ def chart(
 
     Args:
         bits: By name, the bits at each step.
-        width: Of the drawing, in characters.
+        width: Of the lines, in characters.
 
-    >>> for line in chart({"a": np.repeat([3, 8, 4], 4), "b": np.full(12, 8)}, width=6):
+    >>> bits = {"a": np.repeat([3, 8, 4], 4), "b": np.full(12, 8)}
+    >>> for line in chart(bits, width=17):
     ...     print(line)
     a ▁▁██▂▂ 3-8 bits
     b ██████ 8 bits
@@ -29,11 +30,13 @@ def chart(
         together.setdefault(np.asarray(values).tobytes(), []).append(name)
     labels = [_label(names, len(bits)) for names in together.values()]
     rows = [np.asarray(bits[names[0]]) for names in together.values()]
-    low, high = min(map(np.min, rows)), max(map(np.max, rows))
+    low, high = (int(end([end(row) for row in rows])) for end in (np.min, np.max))
+    spreads = [spread(row) for row in rows]
     pad = max(map(len, labels))
+    room = max(width - pad - max(map(len, spreads)) - 2, 1)
     return [
-        f"{label:{pad}} {_draw(row, low, high, width)} {spread(row)}"
-        for label, row in zip(labels, rows, strict=True)
+        f"{label:{pad}} {_draw(row, low, high, room)} {between}"
+        for label, row, between in zip(labels, rows, spreads, strict=True)
     ]
 
 

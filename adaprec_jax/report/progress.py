@@ -1,10 +1,6 @@
-"""How far a run is: one living line in a terminal, a line now and then elsewhere.
-
-It writes to the standard error, so that the standard output holds results alone.
-"""
+"""How far a run is: one living line in a terminal, a line now and then elsewhere."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TextIO
@@ -40,18 +36,16 @@ class Display(NamedTuple):
 
 
 @contextlib.contextmanager
-def display(
-    name: str, start: int, steps: int, stream: TextIO | None = None
-) -> Iterator[Display]:
+def display(name: str, start: int, steps: int, stream: TextIO) -> Iterator[Display]:
     """Yields what shows the progress of a run.
 
     Args:
         name: Of the run.
         start: Steps that were completed before.
         steps: Of the whole run.
-        stream: Where to; by default the standard error.
+        stream: Where to: the standard error, so that the standard output holds results
+            alone.
     """
-    stream = sys.stderr if stream is None else stream
     if stream.isatty():
         with _living(name, start, steps, stream) as living:
             yield living
@@ -74,7 +68,7 @@ def describe(moment: Moment) -> str:
 def left(seconds: float) -> str:
     """Returns a duration for people.
 
-    >>> left(5.2), left(61), left(7260)
+    >>> left(5.2), left(61.0), left(7260.0)
     ('5 s', '1 min', '2 h 1 min')
     """
     if seconds < 60:
@@ -106,20 +100,24 @@ def _living(name: str, start: int, steps: int, stream: TextIO) -> Iterator[Displ
 
 
 def _lines(name: str, start: int, steps: int, stream: TextIO) -> Display:
-    began = said_at = time.monotonic()
-    said = start
+    said, said_at = start, time.monotonic()
+    began: tuple[int, float] | None = None  # without the first steps, which compile
 
     def say(text: str) -> None:
         stream.write(f"{text}\n")
         stream.flush()
 
     def update(moment: Moment) -> None:
-        nonlocal said, said_at
+        nonlocal said, said_at, began
         now, step = time.monotonic(), moment.step
+        began = began or (step, now)
         if (step - said) * _LINES < steps and now - said_at < _SECONDS:
             return
         said, said_at = step, now
-        rest = (now - began) / (step - start) * (steps - step)
-        say(f"{name} {step}/{steps}: {describe(moment)}, {left(rest)} left")
+        line = f"{name} {step}/{steps}: {describe(moment)}"
+        if began[0] < step < steps:
+            rest = (now - began[1]) / (step - began[0]) * (steps - step)
+            line = f"{line}, {left(rest)} left"
+        say(line)
 
     return Display(update, say)

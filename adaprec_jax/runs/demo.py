@@ -17,7 +17,7 @@ from jaxtyping import Int, Int32, PyTree
 from adaprec_jax import formats
 from adaprec_jax.report.arms import Arm, Pack, as_json as arms_as_json, as_text
 from adaprec_jax.report.chart import spread
-from adaprec_jax.report.progress import Display, Moment, display
+from adaprec_jax.report.progress import Moment, display
 from adaprec_jax.runs.build import Built, build, make_schedule
 from adaprec_jax.runs.config import Experiment, ShuffledCPT
 from adaprec_jax.runs.errors import writing
@@ -93,7 +93,7 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
     dispatch = make_pack_dispatch(built.program, built.task.data.gather)
     plans: list[np.ndarray] = []  # bits by step, run, layer and operand
     costs: list[np.ndarray] = []
-    with display(f"{len(arms) * seeds} runs", 0, last.steps) as shown:
+    with display(f"{len(arms) * seeds} runs", 0, last.steps, sys.stderr) as shown:
 
         def report(numbers: Int[np.ndarray, " steps"], metrics: Metrics) -> None:
             plans.append(np.asarray(formats.bits(metrics.plan)))
@@ -142,7 +142,7 @@ def _schedule_state(arm: Experiment, seed: int, built: Built) -> PyTree:
 def _fetcher(
     splits: Sequence[Split], arms: int, batch: int
 ) -> Callable[[Int[np.ndarray, " steps"]], Int32[np.ndarray, "steps runs batch"]]:
-    """Returns what names the rows of a dispatch: a seed's are those of `adaprec run`."""
+    """Returns what names the rows of a dispatch, for each seed as `run` has them."""
 
     def fetch(numbers: Int[np.ndarray, " steps"]) -> Int32[np.ndarray, "..."]:
         rows = [

@@ -96,7 +96,7 @@ def _recorded(
     try:
         state, warnings = _first_state(directory, built)
         start = int(state.calls)
-        with display(experiment.name, start, experiment.steps) as shown:
+        with display(experiment.name, start, experiment.steps, sys.stderr) as shown:
 
             def say(text: str) -> None:
                 note(text)
@@ -162,7 +162,7 @@ def _train(
             shown.say(f"step {step}, validation {metric} {each}")
 
         hooks = Hooks(
-            fetch=functools.partial(_fetch, experiment, built),
+            fetch=functools.partial(fetch, experiment, built),
             on_metrics=_reporter(experiment, built, state, append, shown),
             evaluate=validate,
             save=save,
@@ -211,7 +211,7 @@ def _reporter(
     return report
 
 
-def _fetch(
+def fetch(
     experiment: Experiment, built: Built, numbers: Int[np.ndarray, " steps"]
 ) -> PyTree:
     """Returns the batches of these steps, stacked."""

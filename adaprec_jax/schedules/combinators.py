@@ -38,6 +38,11 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
     Raises:
         ValueError: The boundaries do not rise from 1 on or are not one fewer; (in
             `update`) the plans have entries of both types.
+
+    >>> from adaprec_jax.plan import integers
+    >>> from adaprec_jax.schedules import constant, cpt
+    >>> cycles = cpt(min_bits=3, max_bits=8, cycles=4, steps=900, gradient_bits=8)
+    >>> schedule = join([constant(integers(8, 8)), cycles], boundaries=[100])
     """
     starts = [0, *boundaries]
     if len(starts) != len(schedules) or any(np.diff(starts) <= 0):
@@ -153,6 +158,10 @@ def clip(schedule: Schedule, *, min_bits: int, max_bits: int) -> Schedule:
 
     Raises:
         ValueError: Not 1 <= min_bits <= max_bits <= 16.
+
+    >>> from adaprec_jax.schedules import cpt
+    >>> cycles = cpt(min_bits=3, max_bits=8, cycles=4, steps=900, gradient_bits=8)
+    >>> schedule = clip(cycles, min_bits=4, max_bits=6)
     """
     if not 1 <= min_bits <= max_bits <= 16:
         raise ValueError(
@@ -194,6 +203,10 @@ def delay(schedule: Schedule, steps: int) -> Schedule:
 
     Raises:
         ValueError: `steps` is below 1.
+
+    >>> from adaprec_jax.plan import integers
+    >>> from adaprec_jax.schedules import piecewise
+    >>> schedule = delay(piecewise([5], [integers(4, 8), integers(8, 8)]), steps=2)
     """
     if steps < 1:
         raise ValueError(f"Expected a delay of at least 1 step, got {steps}.")
@@ -238,6 +251,10 @@ def hold(schedule: Schedule, every: int) -> Schedule:
 
     Raises:
         ValueError: `every` is below 1.
+
+    >>> from adaprec_jax.schedules import cpt
+    >>> cycles = cpt(min_bits=3, max_bits=8, cycles=4, steps=900, gradient_bits=8)
+    >>> schedule = hold(cycles, every=10)
     """
     if every < 1:
         raise ValueError(f"Expected plans held for at least 1 step, got {every}.")

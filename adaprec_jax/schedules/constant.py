@@ -8,5 +8,9 @@ from adaprec_jax.schedules.tabulated import tabulated
 
 
 def constant(entry: Entry) -> Schedule:
-    """Uses `entry` at every step; with a float32 entry, the baseline."""
+    """Uses `entry` at every step; with a float32 entry, the baseline.
+
+    >>> from adaprec_jax import formats, precision
+    >>> schedule = constant(precision.SharedPrecision(*[formats.get("float32")] * 3))
+    """
     return tabulated([entry], np.zeros(1, np.int32))

@@ -24,6 +24,8 @@ def cpt(
 
     Raises:
         ValueError: Bits or cycles are out of range.
+
+    >>> schedule = cpt(min_bits=3, max_bits=8, cycles=8, steps=4000, gradient_bits=8)
     """
     bits = cpt_bits(min_bits=min_bits, max_bits=max_bits, cycles=cycles, steps=steps)
     palette = [integers(b, gradient_bits) for b in range(min_bits, max_bits + 1)]

@@ -33,6 +33,12 @@ def late_switch(
     Raises:
         ValueError: The switch would come before step 1 or after the run, or all
             products switch and the entries are of both types.
+
+    >>> from adaprec_jax.contractions import Table
+    >>> from adaprec_jax.plan import integers
+    >>> schedule = late_switch(integers(4, 8), integers(8, 8), steps=5, fraction=0.82)
+    >>> schedule.init(Table((), ())).lookup.tolist()
+    [0, 0, 0, 0, 1]
     """
     switch = round(fraction * steps)
     if not 0 < switch < steps:

@@ -18,6 +18,12 @@ def piecewise(boundaries: Sequence[int], entries: Sequence[Entry]) -> Schedule:
 
     Raises:
         ValueError: The boundaries do not rise, or the entries are not one more.
+
+    >>> from adaprec_jax.contractions import Table
+    >>> from adaprec_jax.plan import integers
+    >>> stages = piecewise([2, 5], [integers(bits, 8) for bits in (3, 4, 6)])
+    >>> stages.init(Table((), ())).lookup.tolist()  # the last holds on
+    [0, 0, 1, 1, 1, 2]
     """
     steps = [0, *boundaries]
     if any(later <= earlier for earlier, later in zip(steps, boundaries, strict=False)):

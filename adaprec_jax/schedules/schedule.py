@@ -32,6 +32,17 @@ class Schedule(NamedTuple):
             the first step `adaprec_jax.stats.empty`), and the state; returns the plan
             of this step and the new state. Statistics that are not `finite`, NaN or of
             no elements change no decision.
+
+    >>> from adaprec_jax import contractions, plan as plans, schedules, stats
+    >>> params = {"Dense_0": {"kernel": jnp.eye(2)}}
+    >>> table = contractions.contraction_table(
+    ...     lambda params, x: x @ params["Dense_0"]["kernel"], params, jnp.eye(2)
+    ... )
+    >>> schedule = schedules.constant(plans.integers(4, 8))
+    >>> state = schedule.init(table)
+    >>> plan, state = schedule.update(jnp.int32(0), stats.empty(table), state)
+    >>> print(plans.describe(plan))
+    Dense_0: activation int4, weight int4, gradient int8
     """
 
     init: Callable[[Table], PyTree]
@@ -50,5 +61,9 @@ class Scope(NamedTuple):
 
 
 def select(condition: Bool[Array, "..."], yes: Tree, no: Tree) -> Tree:
-    """Returns `yes` where `condition`, else `no`, leaf by leaf, broadcast."""
+    """Returns `yes` where `condition`, else `no`, leaf by leaf, broadcast.
+
+    >>> select(jnp.array([True, False]), {"bits": jnp.int32(4)}, {"bits": jnp.int32(8)})
+    {'bits': Array([4, 8], dtype=int32)}
+    """
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

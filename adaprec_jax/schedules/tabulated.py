@@ -44,6 +44,9 @@ def tabulated(entries: Sequence[Entry], index: Int[np.ndarray, "steps"]) -> Sche
     Raises:
         ValueError: The entries are of both types, there is no step, or the index points
             outside the entries.
+
+    >>> from adaprec_jax.plan import integers
+    >>> schedule = tabulated([integers(4, 8), integers(8, 8)], np.array([0, 1, 0, 1]))
     """
     kinds = {type(entry) for entry in entries}
     if len(kinds) != 1:
@@ -89,6 +92,11 @@ def shuffled(schedule: Schedule, seed: int) -> Schedule:
 
     Raises:
         TypeError: (in `init`) The schedule is not tabulated.
+
+    >>> from adaprec_jax.plan import integers
+    >>> rising = tabulated([integers(bits, 8) for bits in (3, 5, 8)], np.arange(3))
+    >>> sorted(shuffled(rising, seed=0).init(Table((), ())).lookup.tolist())
+    [0, 1, 2]
     """
 
     def init(table: Table) -> TabulatedState:
@@ -115,6 +123,13 @@ def stack(states: Sequence[PyTree]) -> PyTree:
 
     Raises:
         ValueError: The states differ in more than their numbers.
+
+    >>> from adaprec_jax.plan import integers
+    >>> low = tabulated([integers(4, 8)], np.zeros(1, int))
+    >>> then_high = tabulated([integers(4, 8), integers(8, 8)], np.array([0, 0, 1]))
+    >>> table = Table((), ())
+    >>> stack([low.init(table), then_high.init(table)]).lookup.tolist()
+    [[0, 0, 0], [0, 0, 1]]
     """
     kinds = {jax.tree.structure(state) for state in states}
     if len(kinds) != 1:
@@ -141,5 +156,5 @@ def _longest(states: Sequence[TabulatedState]) -> TabulatedState:
     return jax.tree.map(lambda *leaves: max(leaf.shape[0] for leaf in leaves), *states)
 
 
-def _extend(leaf: Array, length: int) -> Array:
-    return leaf[jnp.minimum(jnp.arange(length), leaf.shape[0] - 1)]
+def _extend(leaf: Array | np.ndarray, length: int) -> Array:
+    return jnp.asarray(leaf)[np.minimum(np.arange(length), leaf.shape[0] - 1)]

@@ -85,7 +85,7 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
     count starts again. The band between the thresholds is the hysteresis: where it has
     room for the change that one bit makes to the signal, bits come to rest.
 
-    The two-sided, one-bit rule follows APT (Huang et al., arXiv:2012.12775), with the
+    The two-sided, one-bit rule is that of APT (Huang et al., arXiv:2012.12775) with the
     signal left open.
 
     Args:
@@ -104,6 +104,10 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
     Raises:
         ValueError: An argument is out of range; (in `update`) the statistics of a role
             were not gathered.
+
+    >>> schedule = two_threshold(
+    ...     low=0.01, high=0.05, min_bits=3, max_bits=8, start_bits=6, gradient_bits=8
+    ... )
     """
     if not 1 <= min_bits <= start_bits <= max_bits:
         raise ValueError(

@@ -18,5 +18,11 @@ def warmup(high: Entry, low: Entry, *, steps: int) -> Schedule:
 
     Raises:
         ValueError: `steps` is below 1, or the entries are of both types.
+
+    >>> from adaprec_jax.contractions import Table
+    >>> from adaprec_jax.plan import integers
+    >>> schedule = warmup(integers(8, 8), integers(4, 8), steps=3)
+    >>> schedule.init(Table((), ())).lookup.tolist()
+    [0, 0, 0, 1]
     """
     return piecewise([steps], [high, low])

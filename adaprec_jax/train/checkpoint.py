@@ -12,6 +12,7 @@ a process may be killed, and the folder holds whole checkpoints only.
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -56,6 +57,9 @@ def saving(
         CheckpointError: The folder cannot be written or is full. What is in it stays.
     """
     with _explained(f"Cannot write checkpoints to {directory}"):
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass  # Only to see whether it can be made.
         manager = _manager(directory, read_only=False, keep=keep)
         for later in manager.all_steps():
             if later > step:

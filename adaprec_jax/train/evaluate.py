@@ -79,4 +79,4 @@ def evaluate(
 def _mean(*parts: Array, count: int) -> np.ndarray:
     """Returns the mean over the last axis, joined, of the first `count` examples."""
     joined = np.concatenate([np.asarray(part) for part in parts], axis=-1)
-    return np.mean(joined[..., :count], axis=-1, dtype=np.float64)
+    return np.asarray(np.mean(joined[..., :count], axis=-1, dtype=np.float64))

@@ -72,7 +72,9 @@ def read_manifest(stored: Any) -> tuple[dict[str, Leaf], dict[str, str]]:
     listed = stored["leaves"]
     if stored["sha256"] != _digest_of_json(listed):
         raise ValueError("the manifest is damaged")
-    leaves = {name: Leaf(dtype, tuple(shape)) for name, (dtype, shape, _) in listed.items()}
+    leaves = {
+        name: Leaf(dtype, tuple(shape)) for name, (dtype, shape, _) in listed.items()
+    }
     return leaves, {name: digest for name, (_, _, digest) in listed.items()}
 
 

@@ -30,7 +30,7 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Returns `tree` with a copy on every device."""
+    """Returns `tree` with a copy on every device; the original may be one of them."""
     return jax.device_put(tree, everywhere(mesh))
 
 

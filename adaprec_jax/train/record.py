@@ -89,7 +89,9 @@ def unpack_plan(packed: Format, table: Table, like: Plan) -> Plan:
         if isinstance(like[c.name], SharedPrecision):
             plan[c.name] = SharedPrecision(six[0], six[1], six[2])
         else:
-            plan[c.name] = Precision(Forward(*six[:2]), Dgrad(*six[2:4]), Wgrad(*six[4:]))
+            plan[c.name] = Precision(
+                Forward(*six[:2]), Dgrad(*six[2:4]), Wgrad(*six[4:])
+            )
     return plan
 
 

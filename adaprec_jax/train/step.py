@@ -86,10 +86,10 @@ def make_train_step(program: Program) -> TrainStep:
             plan=packed,
             highest=record.wider(state.highest, packed),
         )
-        cost = {"cost": step_cost(program.table, plan)} if _counts(program.table) else {}
-        quantities = record.quantities(
-            _in_rows(program, found.stats), program.watch
+        cost = (
+            {"cost": step_cost(program.table, plan)} if _counts(program.table) else {}
         )
+        quantities = record.quantities(_in_rows(program, found.stats), program.watch)
         metrics = Metrics(
             scalars=_scalars(state, found, after) | cost,
             plan=packed,

@@ -1,0 +1,127 @@
+import io
+
+import numpy as np
+import pytest
+
+from adaprec_jax.report import summary
+from adaprec_jax.report.arms import Arm, Pack, as_json, as_text, t_interval
+from adaprec_jax.report.chart import chart
+from adaprec_jax.report.progress import Moment, display
+
+
+class Stream(io.TextIOWrapper):
+    """A text stream in memory, which may pretend to be a terminal."""
+
+    name, mode = "memory", "w+"  # as typing.TextIO has them
+
+    def __init__(self, *, terminal: bool):
+        super().__init__(io.BytesIO(), encoding="utf-8", write_through=True)
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def text(self) -> str:
+        self.seek(0)
+        return self.read()
+
+
+def moment(step: int) -> Moment:
+    return Moment(step, 0.5, "3-8 bits", 0.0, 2)
+
+
+def test_without_a_terminal_progress_is_a_line_for_each_tenth():
+    stream = Stream(terminal=False)
+    with display("x", 0, 100, stream) as shown:
+        for step in range(5, 101, 5):
+            shown.update(moment(step))
+        shown.say("said")
+    lines = stream.text().splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == [
+        f"x {step}/100" for step in range(10, 101, 10)
+    ]
+    assert "loss 0.5, 3-8 bits, 0.00% saturated, 2 skipped" in lines[0]
+    assert lines[-1] == "said"
+
+
+def test_in_a_terminal_progress_is_one_line_that_lives_and_goes():
+    stream = Stream(terminal=True)
+    with display("x", 50, 100, stream) as shown:
+        shown.update(moment(75))
+        shown.say("said [markup]")
+    text = stream.text()
+    assert "x 75/100" in text
+    assert "said [markup]" in text
+    assert "\x1b[?25h" in text  # the cursor is back
+
+
+def test_a_chart_shows_where_bits_change_on_one_scale():
+    rising = np.repeat(np.arange(1, 9), 10)
+    lines = chart({"a": rising, "b": np.full(80, 8)}, width=19)
+    assert lines == ["a ▁▂▃▄▅▆▇█ 1-8 bits", "b ████████ 8 bits"]
+    assert max(map(len, chart({"a": rising}))) == 79
+
+
+def test_layers_of_equal_bits_share_a_line():
+    rising, falling = np.array([3, 8]), np.array([8, 3])
+    assert chart({"a": rising, "b": rising}, width=22) == ["all layers ▁█ 3-8 bits"]
+    mixed = chart({"a": rising, "b": rising, "c": falling}, width=24)
+    assert mixed == ["a and 1 more ▁█ 3-8 bits", "c            █▁ 3-8 bits"]
+
+
+def test_cost_counts_each_step_with_the_value_in_force():
+    columns = {
+        "cost": {1: 1.0, 3: 0.5},
+        "bits/a/forward.weight": {1: 32.0, 3: 16.0},
+        "skipped": {1: 0.0, 4: 3.0},
+    }
+    totals = summary.totals(columns, 4)
+    assert totals == {"cost": 0.75, "precision_changes": 1.0, "skipped_steps": 3.0}
+
+
+def test_the_chart_of_a_run_has_gradients_only_where_they_change():
+    steady = {
+        "bits/a/forward.activation": {1: 4.0, 6: 8.0},
+        "bits/a/forward.weight": {1: 4.0},
+        "bits/a/dgrad.gradient": {1: 8.0},
+    }
+    assert summary.precision_chart(steady, 10)[0] == "activations and weights"
+    assert "4-8 bits" in summary.precision_chart(steady, 10)[1]
+    assert len(summary.precision_chart(steady, 10)) == 2
+    moving = {**steady, "bits/a/dgrad.gradient": {1: 8.0, 2: 16.0}}
+    assert summary.precision_chart(moving, 10)[2] == "gradients"
+    assert summary.precision_chart({}, 0) == []
+
+
+# Student's t at 0.975: 12.706 with one degree of freedom, 2.776 with four.
+@pytest.mark.parametrize(
+    ("values", "mean", "half"),
+    [([1.0, 3.0], 2.0, 12.706), ([1, 2, 3, 4, 5], 3.0, 2.776 * (2.5 / 5) ** 0.5)],
+)
+def test_intervals_are_student_s(values, mean, half):
+    found = t_interval(np.array(values, np.float64))
+    assert found.mean == mean
+    assert found.half == pytest.approx(half, rel=1e-3)
+
+
+def arm(accuracy: list[float], changes: list[int]) -> Arm:
+    cost = np.full(len(accuracy), 0.25)
+    bits = {"a": np.array([3, 8, 8]), "b": np.array([3, 8, 8])}
+    return Arm(np.array(accuracy), cost, np.array(changes), bits)
+
+
+def test_arms_are_compared_seed_by_seed():
+    packs = [
+        Pack({"base": arm([0.5, 0.7], [0, 0]), "low": arm([0.4, 0.6], [1, 3])}, 1),
+        Pack({"loop": arm([0.5, 0.6], [2, 2])}, 2),
+    ]
+    found = as_json(packs, "base")
+    paired = found["arms"]["low"]["minus_baseline"]
+    assert paired["mean"] == pytest.approx(-0.1)
+    assert paired["half"] == pytest.approx(0.0, abs=1e-12)
+    text = as_text(packs, "base")
+    assert text[-2:] == [
+        "1 compilation, 4 runs, 0 to 3 precision changes each",
+        "2 compilations, 2 runs, 2 precision changes each",
+    ]
+    assert any(line.startswith("low ") and " 50.0 " in line for line in text)

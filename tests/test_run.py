@@ -1,0 +1,351 @@
+"""Whole runs, of a task and a network so small that compiling is most of the work."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from adaprec_jax.cli import main
+from adaprec_jax.runs import (
+    build as building,
+    metrics,
+    overrides,
+    run as running,
+    store,
+)
+from adaprec_jax.runs.build import build, load_data
+from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.load import bundled, load
+from adaprec_jax.tasks.task import Data, Split
+from adaprec_jax.train import make_train_step
+from adaprec_jax.train.checkpoint import restore
+
+TINY = {
+    "task.kind": "teacher", "task.size": "64", "model.hidden": "[4]", "batch_size": "8",
+    "schedule.cycles": "2", "steps": "40", "steps_per_dispatch": "4",
+    "evaluate_every": "20", "checkpoint_every": "8", "log_every": "3",
+    "statistics": '["underflow_fraction"]',
+}  # fmt: skip
+LONG = {"steps": "1600", "checkpoint_every": "40"}
+
+F32 = '{"kind": "float32"}'
+NO = f'[{{"pattern": "Conv_*", "schedule": {F32}}}]'
+
+
+def assignments(settings: dict[str, str]) -> list[str]:
+    return [f"{path}={value}" for path, value in (TINY | settings).items()]
+
+
+def tiny(settings: dict[str, str] | None = None) -> Experiment:
+    return overrides.apply(load("digits-cpt"), assignments(settings or {}))
+
+
+def command(*arguments: str) -> list[str]:
+    program = "from adaprec_jax.cli import main; main()"
+    return [sys.executable, "-c", program, *arguments, "--out", "runs"]
+
+
+def run_long() -> list[str]:
+    settings = [part for each in assignments(LONG) for part in ("--set", each)]
+    return command("run", "digits-cpt", *settings)
+
+
+def only_run(folder: Path) -> Path:
+    [path] = (folder / "runs").iterdir()
+    return path
+
+
+def final_state(directory: Path):
+    experiment = store.experiment_of(directory)
+    built = build(experiment)
+    restored = restore(directory / store.CHECKPOINTS, built.init(built.key))
+    assert restored is not None
+    assert restored.step == experiment.steps
+    return jax.tree.map(np.asarray, restored.state._replace(key=()))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """The directory of a long tiny run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = subprocess.run(run_long(), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return only_run(folder)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert (one / store.METRICS).read_bytes() == (other / store.METRICS).read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, final_state(one), final_state(other))
+    assert store.outcome(one) == store.outcome(other)
+
+
+def test_a_run_ends_with_results_and_rows_for_every_step(tmp_path):
+    experiment = tiny()
+    outcome = running.run(experiment, out=tmp_path)
+    directory = store.locate(tmp_path, experiment)
+    assert (outcome.state, outcome.step) == ("done", 40)
+    assert store.outcome(directory) == outcome
+    columns = metrics.read(directory / store.METRICS)
+    assert sorted(columns["loss"]) == list(range(3, 41, 3))
+    assert sorted(columns["validation/now/accuracy"]) == [20, 40]
+    results = outcome.results
+    assert results["validation/now/accuracy"] == columns["validation/now/accuracy"][40]
+    assert {"test/highest/accuracy", "test/float32/accuracy"} <= set(results)
+    assert "test/now/accuracy" not in results
+    assert results["compilations"] == 1
+    assert results["skipped_steps"] == 0
+    # Ten bits of 3, 3, 3, 4, 5, ... in each of two cycles of 20 steps.
+    bits = columns["bits/Dense_0/forward.weight"]
+    assert bits[1] == 3
+    assert max(bits.values()) == 8
+    assert results["precision_changes"] == len(bits) - 1
+    assert set(columns["underflow_fraction/Dense_1/activation"]) == set(columns["loss"])
+    log = (directory / store.LOG).read_text()
+    assert "validation accuracy" in log
+    assert "done after 40 steps" in log
+
+
+def test_the_counted_cost_is_the_one_that_show_says(tmp_path):
+    from adaprec_jax.runs.expected import mean_cost
+
+    experiment = tiny({"statistics": "[]"})
+    outcome = running.run(experiment, out=tmp_path)
+    assert outcome.results["cost"] == pytest.approx(mean_cost(experiment), rel=1e-6)
+
+
+def test_a_diverged_run_says_in_which_step_and_layer_it_began(tmp_path):
+    experiment = tiny({"optimizer.kind": "sgd", "optimizer.learning_rate.peak": "1e30"})
+    outcome = running.run(experiment, out=tmp_path)
+    assert outcome.state == "diverged"
+    assert outcome.step < 40
+    assert f"from step {outcome.step} on" in outcome.message
+    assert "Dense_" in outcome.message
+    assert "test/highest/accuracy" not in outcome.results
+    columns = metrics.read(store.locate(tmp_path, experiment) / store.METRICS)
+    assert max(max(values) for values in columns.values()) == outcome.step
+
+
+def test_a_failed_run_keeps_its_traceback_and_can_go_on(tmp_path, monkeypatch):
+    experiment = tiny()
+    directory = store.locate(tmp_path, experiment)
+
+    def broken(*_: object) -> dict[str, float]:
+        raise RuntimeError("a bug\nof two lines")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running.summary, "totals", broken)
+        outcome = running.run(experiment, out=tmp_path)
+    assert (outcome.state, outcome.step) == ("failed", 40)
+    assert outcome.message == "RuntimeError: a bug (see log.txt)"
+    assert "Traceback (most recent call last)" in (directory / store.LOG).read_text()
+    assert running.resume(directory).state == "done"
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path, monkeypatch):
+    experiment = tiny()
+    directory = store.locate(tmp_path, experiment)
+    append = metrics.append
+
+    def full(file, steps, columns):
+        if steps[0] > 20:
+            raise InputError("Cannot write metrics: No space left on device.")
+        append(file, steps, columns)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running.metrics, "append", full)
+        with pytest.raises(InputError, match="No space left on device"):
+            running.run(experiment, out=tmp_path)
+    assert store.state(directory) == "interrupted"
+    outcome = running.run(experiment, out=tmp_path)
+    alone = running.run(experiment, out=tmp_path / "alone")
+    assert outcome == alone
+    other = store.locate(tmp_path / "alone", experiment)
+    assert_same_run(directory, other)
+
+
+def test_data_that_is_missing_leaves_no_run_behind(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["run", "fashion-mnist-cpt", "--set", "task.folder=nowhere"]
+    monkeypatch.setattr(sys, "argv", ["adaprec", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    [line] = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert line.startswith("adaprec: nowhere/train-images-idx3-ubyte.gz is missing; ")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": "40"}, "A batch must hold 1 to 32 examples"),
+        (
+            [
+                "schedule.kind=per_layer",
+                f"schedule.default={F32}",
+                f"schedule.rules={NO}",
+            ],
+            r"The rule 'Conv_\*' matches none of the contractions",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_data_or_the_model_is_one_sentence(settings, message):
+    with pytest.raises(InputError, match=message):
+        build(tiny(settings))
+
+
+def test_data_that_is_not_finite_is_one_sentence():
+    experiment = tiny()
+    data = load_data(experiment.task)
+    inputs = np.array(data.arrays.inputs)
+    inputs[3, 2] = np.nan
+    poisoned = data._replace(arrays=data.arrays._replace(inputs=inputs))
+    with pytest.raises(InputError, match=r"is nan at index \(3, 2\)"):
+        build(experiment, poisoned)
+
+
+def test_a_killed_run_goes_on_to_the_same_end(undisturbed, tmp_path):
+    killed = 0
+    for delay in (0.0, 0.3):
+        process = subprocess.Popen(run_long(), cwd=tmp_path, stderr=subprocess.DEVNULL)
+        wait_for_a_checkpoint(tmp_path, process, after=killed)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed = newest_checkpoint(only_run(tmp_path))
+        assert store.state(only_run(tmp_path)) == "interrupted"
+    done = subprocess.run(
+        command("resume", "digits"), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step" in done.stderr
+    assert_same_run(undisturbed, only_run(tmp_path))
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on(undisturbed, tmp_path):
+    process = subprocess.Popen(
+        run_long(),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_a_checkpoint(tmp_path, process)
+    in_use = subprocess.run(run_long(), cwd=tmp_path, capture_output=True, text=True)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 130
+    assert "Ctrl-C again stops at once" in err
+    assert "Traceback" not in err
+    directory = only_run(tmp_path)
+    assert f"adaprec resume runs/{directory.name}" in out
+    outcome = store.outcome(directory)
+    assert outcome is not None
+    assert outcome.state == "interrupted"
+    assert outcome.step == newest_checkpoint(directory) < 1600
+    # Meanwhile nobody else could work on it.
+    assert in_use.returncode == 2
+    assert in_use.stderr.endswith("is in use by another process.\n")
+    again = subprocess.run(
+        command("resume", directory.name), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    assert_same_run(undisturbed, directory)
+
+
+def test_a_second_run_says_already_done(undisturbed):
+    done = subprocess.run(
+        run_long(),
+        cwd=undisturbed.parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "already done after 1600 steps" in done.stdout
+    assert "3-8 bits" in done.stdout  # the chart
+
+
+def newest_checkpoint(directory: Path) -> int:
+    names = (directory / store.CHECKPOINTS).glob("*")
+    return max((int(path.name) for path in names if path.name.isdigit()), default=0)
+
+
+def wait_for_a_checkpoint(
+    folder: Path, process: subprocess.Popen, after: int = 0
+) -> None:
+    """Returns when the process has written a checkpoint of a step above `after`."""
+    while process.poll() is None:
+        runs = list((folder / "runs").glob("*"))
+        if runs and newest_checkpoint(runs[0]) > after:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"The run ended too soon, with {process.returncode}.")
+
+
+SHRUNK = {
+    "digits": ["model.hidden=[4]"],
+    "fashion-mnist": ["model.channels=[2]"],
+    "shakespeare": [
+        "model.width=8", "model.heads=2", "task.context=8",
+        "optimizer.learning_rate.warmup_steps=1",
+    ],
+}  # fmt: skip
+
+
+def shrunk(name: str) -> Experiment:
+    """Returns a bundled experiment, of two steps and with a tiny model."""
+    given = load(name)
+    settings = [
+        "steps=2", "steps_per_dispatch=1", "evaluate_every=2", "checkpoint_every=2",
+        "batch_size=4", *next(v for k, v in SHRUNK.items() if name.startswith(k)),
+    ]  # fmt: skip
+    if given.schedule.kind == "cpt":
+        settings.append("schedule.cycles=1")
+    if given.schedule.kind == "late_switch":
+        settings.append("schedule.fraction=0.5")
+    return overrides.apply(given, settings)
+
+
+def made_up(task) -> Data:
+    """Returns 24 made-up examples in the shape of the task's."""
+    blank = building.blank_data(task)
+    random = np.random.default_rng(0)
+
+    def many(leaf: np.ndarray) -> np.ndarray:
+        numbers = random.integers(0, 10, (24, *leaf.shape[1:]))
+        return numbers.astype(leaf.dtype)
+
+    rows = np.arange(24, dtype=np.int32)
+    split = Split(*np.split(rows, [8, 16]))
+    return blank._replace(
+        arrays=jax.tree.map(many, blank.arrays), split=lambda seed: split
+    )
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_every_bundled_config_builds_and_traces(name):
+    experiment = shrunk(name)
+    built = build(experiment, made_up(experiment.task))
+    state = jax.eval_shape(built.init, built.key)
+    batch = jax.tree.map(
+        lambda leaf: leaf[0], running.fetch(experiment, built, np.arange(1))
+    )
+    after, _ = jax.eval_shape(make_train_step(built.program), state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", bundled())
+def test_every_bundled_config_runs(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "load_data", made_up)
+    outcome = running.run(shrunk(name), out=tmp_path)
+    assert (outcome.state, outcome.step) == ("done", 2)
+    assert np.isfinite(outcome.results["test/highest/loss"])
