@@ -12,8 +12,8 @@ between `min_value` and `max_value`. A floating-point format is the general case
 integer or a fixed-point number is a float that never leaves its subnormal range
 (int8: 6 mantissa bits, min_exponent 6, hence spacing 1); float32 is the identity.
 
-Nothing here imports JAX: every function works on NumPy scalars, and those that say so
-on traced arrays as well, through the operators that both share.
+Nothing here imports JAX: what works on traced arrays does so through the operators and
+methods that NumPy's and JAX's arrays share.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ SATURATE, INFINITY, NAN = 0, 1, 2
 # Encoding of a float's special codes -> what overflow becomes; see `floating`.
 _ENCODINGS = {"ieee": INFINITY, "fn": NAN, "fnuz": NAN, "finite": SATURATE}
 
-_INTEGER_BITS = 16  # the widest named integer
+_WIDEST_INTEGER = 16  # of those with a name
 _OVERFLOW_NAMES = ("saturates", "infinity", "NaN")
 
 # Name -> exponent bits, mantissa bits, bias, encoding.
@@ -103,9 +103,8 @@ class Row(NamedTuple):
 
 def names() -> tuple[str, ...]:
     """Returns every name that `get` knows, the floats first."""
-    integers = (
-        f"{kind}{bits}" for kind in ("int", "uint") for bits in _integer_widths()
-    )
+    widths = range(1, _WIDEST_INTEGER + 1)
+    integers = (f"{kind}{width}" for kind in ("int", "uint") for width in widths)
     return (*_FLOATS, "float8_e8m0fnu", *integers)
 
 
@@ -351,10 +350,6 @@ def _describe_unnamed(fmt: Format) -> str:
             if make() == fmt:
                 return name
     return f"format{tuple(field.item() for field in fmt)}"
-
-
-def _integer_widths() -> range:
-    return range(1, _INTEGER_BITS + 1)
 
 
 def _int32s(*values: int | Int[Any, "..."]) -> list[Any]:

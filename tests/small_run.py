@@ -1,4 +1,4 @@
-"""A small run in plain JAX for the tests of training: layers in a scan, noise, state."""
+"""A small run in plain JAX to test training with: layers in a scan, noise, state."""
 
 from typing import Any, NamedTuple
 

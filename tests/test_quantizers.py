@@ -493,6 +493,8 @@ def test_bad_modes_are_refused():
         quantize(x, fmt, rounding="up")
     with pytest.raises(ValueError, match="overflow must be one of saturate, format"):
         quantize(x, fmt, overflow="wrap")
+    with pytest.raises(TypeError, match="fmt"):
+        quantize(x, "int8")
     with pytest.raises(ValueError, match="gradient must be one of straight_through"):
         ternary(x, 0.5, gradient="none")
 

@@ -1,4 +1,5 @@
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -9,34 +10,21 @@ from adaprec_jax.report.chart import chart
 from adaprec_jax.report.progress import Moment, display
 
 
-class Stream(io.TextIOWrapper):
-    """A text stream in memory, which may pretend to be a terminal."""
-
-    name, mode = "memory", "w+"  # as typing.TextIO has them
-
-    def __init__(self, *, terminal: bool):
-        super().__init__(io.BytesIO(), encoding="utf-8", write_through=True)
-        self.terminal = terminal
-
+class Terminal(io.StringIO):
     def isatty(self) -> bool:
-        return self.terminal
-
-    def text(self) -> str:
-        self.seek(0)
-        return self.read()
+        return True
 
 
 def moment(step: int) -> Moment:
     return Moment(step, 0.5, "3-8 bits", 0.0, 2)
 
 
-def test_without_a_terminal_progress_is_a_line_for_each_tenth():
-    stream = Stream(terminal=False)
-    with display("x", 0, 100, stream) as shown:
+def test_without_a_terminal_progress_is_a_line_for_each_tenth(capsys):
+    with display("x", 0, 100) as shown:
         for step in range(5, 101, 5):
             shown.update(moment(step))
         shown.say("said")
-    lines = stream.text().splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines[:-1]] == [
         f"x {step}/100" for step in range(10, 101, 10)
     ]
@@ -44,12 +32,13 @@ def test_without_a_terminal_progress_is_a_line_for_each_tenth():
     assert lines[-1] == "said"
 
 
-def test_in_a_terminal_progress_is_one_line_that_lives_and_goes():
-    stream = Stream(terminal=True)
-    with display("x", 50, 100, stream) as shown:
+def test_in_a_terminal_progress_is_one_line_that_lives_and_goes(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with display("x", 50, 100) as shown:
         shown.update(moment(75))
         shown.say("said [markup]")
-    text = stream.text()
+    text = sys.stderr.getvalue()
     assert "x 75/100" in text
     assert "said [markup]" in text
     assert "\x1b[?25h" in text  # the cursor is back

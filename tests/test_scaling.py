@@ -1,5 +1,7 @@
 """Scaling recipes: the scale they choose, and that they never hide a defect."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,7 @@ each_scaled = pytest.mark.parametrize("name", SCALED)
 each_unscaled = pytest.mark.parametrize("name", UNSCALED)
 
 
+@functools.partial(jax.jit, static_argnames=("recipe", "axes"))
 def round_with(recipe: Recipe, x, fmt, axes=None, key=None):
     """Rounds a tensor with a state that has seen it before."""
     axes = tuple(range(x.ndim)) if axes is None else axes
@@ -40,7 +43,7 @@ def test_a_power_of_two_scale_fills_the_upper_half_of_the_range(name):
     rng = np.random.default_rng(0)
     for size in 10.0 ** rng.uniform(-30, 30, 50):
         x = jnp.asarray(rng.uniform(-1, 1, 64) * size, jnp.float32)
-        rounded, scale = round_with(current(), x, fmt)
+        rounded, scale = round_with(RECIPES["current"], x, fmt)
         assert np.frexp(scale.item())[0] == 0.5  # a power of two
         largest = np.abs(np.asarray(x)).max() / scale.item()
         assert fmt.max_value / 2 < largest <= fmt.max_value
@@ -54,14 +57,14 @@ def test_a_power_of_two_scale_is_the_smallest_that_does_not_saturate(name):
         fits = fmt.max_value * np.float32(2.0**exponent)
         above = np.nextafter(fits, np.float32(np.inf))
         for amax, expected in ((fits, 2.0**exponent), (above, 2.0 ** (exponent + 1))):
-            _, scale = round_with(current(), jnp.array([amax, 0.0]), fmt)
+            _, scale = round_with(RECIPES["current"], jnp.array([amax, 0.0]), fmt)
             assert scale == expected
 
 
 @each_scaled
 def test_the_exact_scale_maps_the_largest_magnitude_to_the_largest_value(name):
     fmt, x = formats.get(name), jnp.array([[0.1, 3.7], [-0.9, 0.0]])
-    for recipe in (current(power_of_two=False), delayed(history=2)):
+    for recipe in (RECIPES["current, any scale"], RECIPES["delayed"]):
         rounded, scale = round_with(recipe, x, fmt)
         np.testing.assert_allclose(scale, 3.7 / fmt.max_value, rtol=1e-6)
         assert rounded.max() == fmt.max_value
@@ -166,7 +169,7 @@ def test_devices_share_one_scale_and_one_nan():
         jax.shard_map(round_part, mesh=mesh, in_specs=spec, out_specs=(spec, jax.P()))
     )
     x = jnp.array([1.0, 2.0, 30.0, 4.0, 500.0, 6.0, 7.0, 8.0])
-    for a, b in zip(split(x), round_with(current(), x, E4M3), strict=True):
+    for a, b in zip(split(x), round_with(RECIPES["current"], x, E4M3), strict=True):
         np.testing.assert_array_equal(a, b)
     for place in range(8):
         assert not np.isfinite(split(x.at[place].set(jnp.nan))[1]).any()

@@ -35,7 +35,7 @@ RATES = [0.1, 0.2, 0.05]
 # The examples of all seeds, and the rows of each run's steps.
 POOL = batches(1, size=64)
 ARRAYS = jax.tree.map(lambda leaf: leaf[0], POOL)
-ROWS = np.random.default_rng(0).integers(64, size=(STEPS, len(RATES), 16), dtype=np.int32)
+ROWS = np.random.default_rng(0).integers(64, size=(STEPS, len(RATES), 16))
 EXACT = PROGRAM.options._replace(recipes=PROGRAM.options.recipes._replace(
     gradient=PROGRAM.options.recipes.weight))  # fmt: skip
 PACKED = PROGRAM._replace(

@@ -10,7 +10,6 @@ import pytest
 
 from adaprec_jax import formats, loss_scaling
 from adaprec_jax.contractions import Watch, contraction_table
-from adaprec_jax.plan import integers
 from adaprec_jax.precision import SharedPrecision
 from adaprec_jax.schedules import constant
 from adaprec_jax.train import Program, init_state, make_dispatch, make_train_step
@@ -195,6 +194,7 @@ def quiet_loss(params, model_state, batch, key):
 
 
 QUIET_PARAMS = {"w": jax.random.normal(jax.random.key(0), (FEATURES, FEATURES))}
+QUIET_STATE = {"seen": jnp.int32(0)}
 X, Y = jax.random.normal(jax.random.key(1), (2, BATCH, FEATURES))
 
 
@@ -202,13 +202,13 @@ X, Y = jax.random.normal(jax.random.key(1), (2, BATCH, FEATURES))
 def accumulated():
     program = Program(
         quiet_loss,
-        contraction_table(quiet_loss, QUIET_PARAMS, {"seen": jnp.int32(0)}, (X, Y), None),
+        contraction_table(quiet_loss, QUIET_PARAMS, QUIET_STATE, (X, Y), None),
         constant(FLOAT32),
         loss_scaling.static(optax.sgd(1.0), 4.0),
         watch=Watch(("amax", "mean_abs")),
         micro_batches=4,
     )
-    state = init_state(program, QUIET_PARAMS, {"seen": jnp.int32(0)}, jax.random.key(0))
+    state = init_state(program, QUIET_PARAMS, QUIET_STATE, jax.random.key(0))
     return state, jax.jit(make_train_step(program))
 
 

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from adaprec_jax import formats
-from adaprec_jax.contractions import contraction_table, value_and_grad, with_precision
+from adaprec_jax.contractions import contraction_table, value_and_grad
 from adaprec_jax.plan import uniform
 from adaprec_jax.precision import (
     Dgrad,
@@ -20,7 +18,7 @@ from adaprec_jax.precision import (
     SharedPrecision,
     Wgrad,
 )
-from tests.walk_models import CONVOLUTIONS, MODELS, Mlp, Model, linen, normal
+from tests.walk_models import CONVOLUTIONS, MODELS, Model
 
 F32 = formats.get("float32")
 SHARED = SharedPrecision(F32, F32, F32)

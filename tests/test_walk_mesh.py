@@ -88,7 +88,7 @@ def step(loss: Any, entry: Any) -> Any:
 def assert_all_stats(seen: Any, expected: Any):
     for name, roles in expected.items():
         for role, x in roles.items():
-            assert_stats(seen[name][role], x)
+            assert_stats(seen[name][role], [x])
 
 
 def test_copies_along_a_mesh_axis_count_once():
@@ -148,16 +148,16 @@ def test_a_transform_inside_the_callers_shard_map_takes_scales_over_its_axes():
     states = init_recipes(table, recipes)
     plan = uniform(table, LOW)
 
-    def shard(p: Any, x: Any) -> Any:
+    def shard(p: Any, x: Any, plan: Any) -> Any:
         p = jax.tree.map(lambda w: lax.pcast(w, "data", to="varying"), p)
         fn = value_and_grad(plain_loss, options)
         (loss, _), gradients, stats = fn(p, x, plan=plan, states=states)
         return lax.pmean((loss, gradients), "data"), stats.amax
 
     flat = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    specs = {"in_specs": (P(), P("data")), "out_specs": (P(), P())}
+    specs = {"in_specs": (P(), P("data"), P()), "out_specs": (P(), P())}
     mapped = jax.shard_map(shard, mesh=flat, **specs)
-    (loss, gradients), amax = jax.jit(mapped)(PARAMS, X)
+    (loss, gradients), amax = jax.jit(mapped)(PARAMS, X, plan)
     whole = jax.jit(value_and_grad(plain_loss, Options(recipes)))
     (expected, _), expected_gradients, stats = whole(
         PARAMS, X, plan=plan, states=states

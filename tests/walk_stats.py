@@ -1,5 +1,6 @@
 """What statistics must be, by NumPy and the casts of ml_dtypes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -11,15 +12,18 @@ def cast_scaled(x: Any, dtype: Any) -> np.ndarray:
     x = np.asarray(x, np.float32)
     scale = np.float32(1.0)
     if np.dtype(dtype).itemsize == 1 and np.any(x):
-        ratio = np.abs(x).max() / np.float32(ml_dtypes.finfo(dtype).max)
-        scale = np.float32(2.0 ** np.ceil(np.log2(ratio)))
+        fraction, exponent = np.frexp(
+            np.abs(x).max() / float(ml_dtypes.finfo(dtype).max)
+        )
+        scale = np.exp2(exponent - (fraction == 0.5), dtype=np.float32)
     return (x / scale).astype(dtype).astype(np.float32) * scale
 
 
-def assert_stats(stats: Any, x: Any, dtype: Any = np.float32):
-    """Checks every field that is there for a tensor that was rounded to `dtype`."""
-    x = np.asarray(x, np.float32)
-    rounded = cast_scaled(x, dtype)
+def assert_stats(stats: Any, tensors: Sequence[Any], dtype: Any = np.float32):
+    """Checks every field that is there, for tensors rounded to `dtype` one by one."""
+    rounded = np.concatenate([cast_scaled(x, dtype).reshape(-1) for x in tensors])
+    x = np.concatenate([np.asarray(x, np.float32).reshape(-1) for x in tensors])
+    noise = np.subtract(x, rounded, dtype=np.float64)
     expected = {
         "elements": x.size,
         "amax": np.max(np.abs(x)),
@@ -28,7 +32,7 @@ def assert_stats(stats: Any, x: Any, dtype: Any = np.float32):
         "zeros": np.sum(x == 0),
         "underflows": np.sum((x != 0) & (rounded == 0)),
         "saturations": 0,
-        "noise_squares": np.sum(np.square(np.subtract(x, rounded, dtype=np.float64))),
+        "noise_squares": np.sum(np.square(noise)),
     }
     for field, value in stats._asdict().items():
         if value is not None:

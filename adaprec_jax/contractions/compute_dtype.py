@@ -26,27 +26,28 @@ FLOAT32 = frozenset({
 })  # fmt: skip
 WIDEST = frozenset({
     "abs", "add", "add_any", "broadcast_in_dim", "broadcast_to", "ceil", "clamp",
-    "concatenate", "copy", "div", "dynamic_slice", "dynamic_update_slice", "eq",
-    "floor", "ge", "gt", "is_finite", "le", "lt", "max", "min", "mul", "name", "ne",
-    "neg", "nextafter", "pad", "reduce_precision", "reduce_window_max",
-    "reduce_window_min", "rem", "reshape", "rev", "round", "scatter", "scatter-max",
-    "scatter-min", "select_n", "sharding_constraint", "sign", "slice", "split",
-    "squeeze", "stack", "stop_gradient", "sub", "tile", "transpose", "unstack",
+    "concatenate", "conv_general_dilated", "copy", "div", "dot_general",
+    "dynamic_slice", "dynamic_update_slice", "eq", "floor", "ge", "gt", "is_finite",
+    "le", "lt", "max", "min", "mul", "name", "ne", "neg", "nextafter", "pad",
+    "ragged_dot_general", "reduce_precision", "reduce_window_max", "reduce_window_min",
+    "rem", "reshape", "rev", "round", "scatter", "scatter-max", "scatter-min",
+    "select_n", "sharding_constraint", "sign", "slice", "split", "squeeze", "stack",
+    "stop_gradient", "sub", "tile", "transpose", "unstack",
 })  # fmt: skip
 # Their inputs are no numbers to be cast, or are independent of one another.
 AS_IS = frozenset({
     "addupdate", "after_all", "all_gather", "all_gather_invariant", "all_to_all", "and",
     "argmax", "argmin", "axis_index", "bitcast_convert_type", "clz", "conj",
     "convert_element_type", "create_token", "debug_callback", "debug_print",
-    "device_put", "dimension_size", "dot_general", "empty", "get", "imag", "iota",
-    "iota_2x32_shape", "layout_constraint", "mulhi", "multiple_of", "not",
-    "num_programs", "optimization_barrier", "or", "pbroadcast", "platform_index",
-    "pmax", "pmin", "population_count", "ppermute", "program_id", "pvary",
-    "ragged_all_to_all", "random_bits", "random_clone", "random_fold_in",
-    "random_gamma", "random_seed", "random_split", "random_unwrap", "random_wrap",
-    "real", "reduce_and", "reduce_or", "reduce_xor", "reshard", "rng_bit_generator",
-    "rng_uniform", "shift_left", "shift_right_arithmetic", "shift_right_logical",
-    "sort", "swap", "threefry2x32", "top_k", "xor",
+    "device_put", "dimension_size", "empty", "get", "imag", "iota", "iota_2x32_shape",
+    "layout_constraint", "mulhi", "multiple_of", "not", "num_programs",
+    "optimization_barrier", "or", "pbroadcast", "platform_index", "pmax", "pmin",
+    "population_count", "ppermute", "program_id", "pvary", "ragged_all_to_all",
+    "random_bits", "random_clone", "random_fold_in", "random_gamma", "random_seed",
+    "random_split", "random_unwrap", "random_wrap", "real", "reduce_and", "reduce_or",
+    "reduce_xor", "reshard", "rng_bit_generator", "rng_uniform", "shift_left",
+    "shift_right_arithmetic", "shift_right_logical", "sort", "swap", "threefry2x32",
+    "top_k", "xor",
 })  # fmt: skip
 # A look-up in a parameter gives the low dtype: it is a product with one-hot rows.
 LOOK_UP = frozenset({"gather"})

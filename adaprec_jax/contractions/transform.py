@@ -20,7 +20,7 @@ from adaprec_jax.contractions.statistics import (
     unpack,
 )
 from adaprec_jax.contractions.survey import Source, Survey, survey
-from adaprec_jax.contractions.table import Contraction, Site, Table
+from adaprec_jax.contractions.table import Contraction, NotReached, Site, Table
 from adaprec_jax.contractions.walk import (
     Live,
     Seen,
@@ -47,23 +47,26 @@ class Options(NamedTuple):
             rounded and differentiated, instead of keeping their own rule.
         axis_names: Mesh axes that are manual where the function is called, because
             the caller is itself inside a shard_map: scales take amax over them.
+        untouched: Which contractions are left as they are. A float32 entry gives the
+            same numbers, but pays for rounding; the table lists what is left.
     """
 
     recipes: RecipesFor = Recipes(current(), current(), current())
     compute_dtype: Compute | None = None
     open_custom: bool = False
     axis_names: tuple[str, ...] = ()
+    untouched: Callable[[Contraction], bool] = lambda contraction: False
 
 
 def contraction_table(
-    fn: Callable[..., Any], *args: Any, open_custom: bool = False
+    fn: Callable[..., Any], *args: Any, options: Options = Options()
 ) -> Table:
     """Returns every contraction of `fn(*args)`, and what a plan does not reach.
 
     Args:
         fn: Any function; its first argument holds the parameters.
         *args: Arrays, or `jax.ShapeDtypeStruct` in their place.
-        open_custom: As in `Options`.
+        options: `open_custom` and `untouched` decide what is reached.
 
     >>> table = contraction_table(lambda p, x: x @ p["w"], {"w": jnp.ones((3, 4))},
     ...                           jnp.ones((2, 3)))
@@ -71,15 +74,22 @@ def contraction_table(
     (('w',), 24)
     """
     closed, _ = internals.trace(fn, *args)
-    return _table(_survey(closed, args, open_custom=open_custom))
+    return _table(_survey(closed, args, options))
 
 
 def _survey(
-    closed: internals.ClosedJaxpr, args: tuple[Any, ...], *, open_custom: bool
+    closed: internals.ClosedJaxpr, args: tuple[Any, ...], options: Options
 ) -> Survey:
     sources: list[Source] = list(names.parameter_paths(args[0])) if args else []
     sources += [None] * (len(closed.jaxpr.invars) - len(sources))
-    return survey(closed, sources, open_custom=open_custom)
+    found = survey(closed, sources, open_custom=options.open_custom)
+    for position, site in list(found.sites.items()):
+        c = site.contraction
+        if options.untouched(c):
+            del found.sites[position]
+            what = f"{c.primitive} {c.einsum}"
+            found.not_reached.append(NotReached(c.name, what, "left untouched"))
+    return found
 
 
 def _table(found: Survey) -> Table:
@@ -236,7 +246,7 @@ def _trace(
     fn: Callable[..., Any], args: tuple[Any, ...], options: Options, watch: Watch
 ) -> _Traced:
     closed, out_shape = internals.trace(fn, *args)
-    found = _survey(closed, args, open_custom=options.open_custom)
+    found = _survey(closed, args, options)
     sites = {site.contraction.name: site for site in found.sites.values()}
     recipes = {
         n: _recipes_for(options.recipes, s.contraction) for n, s in sites.items()

@@ -1,9 +1,10 @@
 """How far a run is: one living line in a terminal, a line now and then elsewhere."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 # Without a terminal: a line for each tenth of the run, and at least one a minute.
 _LINES, _SECONDS = 10, 60.0
@@ -36,21 +37,19 @@ class Display(NamedTuple):
 
 
 @contextlib.contextmanager
-def display(name: str, start: int, steps: int, stream: TextIO) -> Iterator[Display]:
-    """Yields what shows the progress of a run.
+def display(name: str, start: int, steps: int) -> Iterator[Display]:
+    """Yields what shows the progress of a run on the standard error.
 
     Args:
         name: Of the run.
         start: Steps that were completed before.
         steps: Of the whole run.
-        stream: Where to: the standard error, so that the standard output holds results
-            alone.
     """
-    if stream.isatty():
-        with _living(name, start, steps, stream) as living:
+    if sys.stderr.isatty():
+        with _living(name, start, steps) as living:
             yield living
     else:
-        yield _lines(name, start, steps, stream)
+        yield _lines(name, start, steps)
 
 
 def describe(moment: Moment) -> str:
@@ -78,11 +77,11 @@ def left(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _living(name: str, start: int, steps: int, stream: TextIO) -> Iterator[Display]:
+def _living(name: str, start: int, steps: int) -> Iterator[Display]:
     from rich.console import Console  # Slow to import.
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(file=stream, highlight=False)
+    console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description} {task.completed}/{task.total}", markup=False),
         BarColumn(bar_width=None),
@@ -99,13 +98,13 @@ def _living(name: str, start: int, steps: int, stream: TextIO) -> Iterator[Displ
         )
 
 
-def _lines(name: str, start: int, steps: int, stream: TextIO) -> Display:
+def _lines(name: str, start: int, steps: int) -> Display:
     said, said_at = start, time.monotonic()
     began: tuple[int, float] | None = None  # without the first steps, which compile
 
     def say(text: str) -> None:
-        stream.write(f"{text}\n")
-        stream.flush()
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
     def update(moment: Moment) -> None:
         nonlocal said, said_at, began

@@ -313,9 +313,15 @@ def make_learning_rate(
         case config.ConstantRate(peak=peak):
             return peak
         case config.Cosine(peak=peak, final=final):
-            return optax.cosine_decay_schedule(peak, steps, final / peak)
+            rate = optax.cosine_decay_schedule(peak, steps, final / peak)
         case config.WarmupCosine(peak=peak, final=final, warmup_steps=warmup):
-            return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, final)
+            rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, final)
+
+    def moving(count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+        with jax.numpy_dtype_promotion("standard"):  # as optax divides counts
+            return rate(count)
+
+    return moving
 
 
 def make_recipes(settings: config.Scaling) -> Recipes:

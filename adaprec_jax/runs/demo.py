@@ -93,7 +93,7 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
     dispatch = make_pack_dispatch(built.program, built.task.data.gather)
     plans: list[np.ndarray] = []  # bits by step, run, layer and operand
     costs: list[np.ndarray] = []
-    with display(f"{len(arms) * seeds} runs", 0, last.steps, sys.stderr) as shown:
+    with display(f"{len(arms) * seeds} runs", 0, last.steps) as shown:
 
         def report(numbers: Int[np.ndarray, " steps"], metrics: Metrics) -> None:
             plans.append(np.asarray(formats.bits(metrics.plan)))

@@ -64,10 +64,11 @@ def pieces(schedule: Schedule, steps: int) -> Mapping[int, Entry]:
         case Warmup(warmup_steps=last, high=high, low=low):
             return {0: entry(high), last: entry(low)}
         case LateSwitch(fraction=fraction, low=low, high=high, products=products):
-            after = entry(high)
+            before, after = entry(low), entry(high)
             if products == "forward":
-                after = separate(entry(low))._replace(forward=separate(after).forward)
-            return {0: entry(low), round(fraction * steps): after}
+                before = separate(before)
+                after = before._replace(forward=separate(after).forward)
+            return {0: before, round(fraction * steps): after}
     return {}
 
 

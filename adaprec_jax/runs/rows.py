@@ -65,7 +65,7 @@ def rows(
     for k, number in enumerate(numbers.tolist()):
         row: dict[str, float] = {}
         changed = number == 1 or (bits[k] != (bits[k - 1] if k else before)).any()
-        if number % layout.log_every == 0:
+        if number % layout.log_every == 0 or metrics.halted[k]:
             row |= {name: float(column[k]) for name, column in metrics.scalars.items()}
             if number % layout.gather_every == 0:
                 row |= _statistics(layout, metrics, k)

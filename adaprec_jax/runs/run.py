@@ -96,7 +96,7 @@ def _recorded(
     try:
         state, warnings = _first_state(directory, built)
         start = int(state.calls)
-        with display(experiment.name, start, experiment.steps, sys.stderr) as shown:
+        with display(experiment.name, start, experiment.steps) as shown:
 
             def say(text: str) -> None:
                 note(text)

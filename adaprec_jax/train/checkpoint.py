@@ -139,8 +139,8 @@ def _write(
         manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(stored),  # pyright: ignore[reportCallIssue]
-                guard=ocp.args.JsonSave(guard.manifest(leaves, arrays)),  # pyright: ignore[reportCallIssue]
+                state=ocp.args.StandardSave(stored),
+                guard=ocp.args.JsonSave(guard.manifest(leaves, arrays)),
             ),
             force=True,
         )

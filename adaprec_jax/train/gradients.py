@@ -134,7 +134,8 @@ def _cut(leaf: Array, count: int) -> Array:
     size = leaf.shape[0]
     if size % count:
         raise ValueError(
-            f"A batch of {size} examples cannot be cut into {count} equal micro-batches."
+            f"A batch of {size} examples cannot be cut into {count} equal "
+            "micro-batches."
         )
     return leaf.reshape(count, size // count, *leaf.shape[1:])
 

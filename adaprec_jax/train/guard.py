@@ -37,8 +37,8 @@ class CheckpointError(Exception):
 def leaves_of(tree: PyTree) -> dict[str, Leaf]:
     """Returns name, dtype and shape of every leaf.
 
-    >>> leaves_of({"w": jnp.zeros(2, jnp.bfloat16), "key": jax.random.key(0)})
-    {"['key']": Leaf(dtype='key', shape=(2,)), "['w']": Leaf(dtype='bfloat16', shape=(2,))}
+    >>> leaves_of({"w": jnp.zeros(2, jnp.bfloat16)})
+    {"['w']": Leaf(dtype='bfloat16', shape=(2,))}
     """
     return {name: _leaf(leaf) for name, leaf in _named(tree)}
 
@@ -153,7 +153,7 @@ def _storable(array: np.ndarray) -> np.ndarray:
 
 
 def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _digest_of_json(tree: Any) -> str:

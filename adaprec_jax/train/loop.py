@@ -7,7 +7,7 @@ due that needs the state: an evaluation, a checkpoint, the end. Steps are number
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,53 +93,32 @@ def train(
         ValueError: The cadence does not fit together.
     """
     _check(cadence)
-    step = saved = int(state.calls)
+    step = int(state.calls)
     batches = _batches(step, cadence, hooks)
-    running: _Running | None = None
-    while step < cadence.steps and not hooks.stop():
+    running: list[_Running] = []
+    stops = hooks.stop()
+    while step < cadence.steps and not stops:
         state, metrics = dispatch(state, batches)  # returns before it is computed
-        before, running = running, _Running(step, metrics)
+        running.append(_Running(step, metrics))
         step += cadence.dispatch
         batches = _batches(step, cadence, hooks)
-        pauses = _is_due(step, cadence, cadence.evaluate_every) or _is_due(
-            step, cadence, cadence.save_every
-        )
-        for finished in (before, running if pauses else None):
-            halt = finished and _report(finished, hooks)
-            if halt:
-                return _diverged(halt, state, hooks)
-        if not pauses:
-            continue
-        running = None
-        if _is_due(step, cadence, cadence.evaluate_every):
+        stops = hooks.stop()
+        evaluates = _is_due(step, cadence, cadence.evaluate_every)
+        saves = _is_due(step, cadence, cadence.save_every) or stops
+        ending = _report(running, state, hooks, leave=0 if evaluates or saves else 1)
+        if not ending and evaluates:
             hooks.evaluate(step, state)
-        if _is_due(step, cadence, cadence.save_every):
-            if ill := _ill_parameter(state):
-                return Ending("diverged", step, state, ill)
-            hooks.save(step, state)
-            saved = step
-    if running and (halt := _report(running, hooks)):
-        return _diverged(halt, state, hooks)
-    if step == cadence.steps:
-        return Ending("done", step, state)
-    if step > saved:
-        if ill := _ill_parameter(state):
-            return Ending("diverged", step, state, ill)
-        hooks.save(step, state)
-    return Ending("interrupted", step, state)
+        if not ending and saves:
+            ending = _save(step, state, hooks)
+        if ending:
+            return ending
+    return Ending("done" if step == cadence.steps else "interrupted", step, state)
 
 
 class _Running(NamedTuple):
     """A dispatch that was sent to the device: the steps before it, its metrics."""
 
     start: int
-    metrics: Metrics
-
-
-class _Halt(NamedTuple):
-    """The step in which a run diverged, counted from 0, and its metrics."""
-
-    calls: int
     metrics: Metrics
 
 
@@ -163,22 +142,30 @@ def _batches(step: int, cadence: Cadence, hooks: Hooks) -> PyTree | None:
     return hooks.fetch(np.arange(step, step + cadence.dispatch))
 
 
-def _report(finished: _Running, hooks: Hooks) -> _Halt | None:
-    """Waits for a dispatch and reports it; returns where the run diverged, if it did."""
-    start, metrics = finished.start, jax.device_get(finished.metrics)
-    halted = metrics.halted.reshape(len(metrics.halted), -1).all(axis=1)
-    count = int(np.argmax(halted)) + 1 if halted.any() else len(halted)
-    kept = jax.tree.map(lambda leaf: leaf[:count], metrics)
-    hooks.on_metrics(start + 1 + np.arange(count), kept)
-    if not halted.any():
-        return None
-    return _Halt(start + count - 1, jax.tree.map(lambda leaf: leaf[-1], kept))
+def _report(
+    running: list[_Running], state: TrainState, hooks: Hooks, *, leave: int
+) -> Ending | None:
+    """Waits for all dispatches but the last `leave`, and reports them.
+
+    Returns how the run ended if it has diverged, with the metrics up to then reported.
+    """
+    while len(running) > leave:
+        start, metrics = running.pop(0)
+        metrics = jax.device_get(metrics)
+        halted = metrics.halted.reshape(len(metrics.halted), -1).all(axis=1)
+        count = int(np.argmax(halted)) + 1 if halted.any() else len(halted)
+        kept = jax.tree.map(lambda leaf, n=count: leaf[:n], metrics)
+        hooks.on_metrics(start + 1 + np.arange(count), kept)
+        if halted.any():
+            last = jax.tree.map(lambda leaf: leaf[-1], kept)
+            return _diverged(start + count, last, state, hooks)
+    return None
 
 
-def _diverged(halt: _Halt, state: TrainState, hooks: Hooks) -> Ending:
-    scalars = halt.metrics.scalars
-    step = halt.calls + 1
-    if scalars["loss"].ndim:
+def _diverged(step: int, metrics: Metrics, state: TrainState, hooks: Hooks) -> Ending:
+    """Returns the ending of a run that diverged in the step with these metrics."""
+    scalars = metrics.scalars
+    if state.halted.ndim:
         return Ending("diverged", step, state, "every run of the pack has diverged")
     loss, skips = float(scalars["loss"]), int(scalars["consecutive_skips"])
     if scalars["finite"]:
@@ -187,13 +174,19 @@ def _diverged(halt: _Halt, state: TrainState, hooks: Hooks) -> Ending:
     what = "gradient" if np.isfinite(loss) else "loss"
     message = f"the {what} was not finite from step {step - skips + 1} on"
     if hooks.diagnose:
-        instant = Instant(
-            jnp.int32(halt.calls), halt.metrics.plan, scalars["loss_scale"]
-        )
-        batches = hooks.fetch(np.array([halt.calls]))
+        instant = Instant(jnp.int32(step - 1), metrics.plan, scalars["loss_scale"])
+        batches = hooks.fetch(np.array([step - 1]))
         batch = jax.tree.map(lambda leaf: leaf[0], batches)
         message = f"{message}; {hooks.diagnose(state, instant, batch)}"
     return Ending("diverged", step, state, message)
+
+
+def _save(step: int, state: TrainState, hooks: Hooks) -> Ending | None:
+    """Saves a state that is sound; returns the ending of a run whose state is not."""
+    if ill := _ill_parameter(state):
+        return Ending("diverged", step, state, f"{ill} at step {step}")
+    hooks.save(step, state)
+    return None
 
 
 def _ill_parameter(state: TrainState) -> str:

@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of these devices (or all) with the one axis "data"."""
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the mesh of these devices (of all, by default): one axis, "data"."""
     return Mesh(np.array(jax.devices() if devices is None else devices), ("data",))
 
 

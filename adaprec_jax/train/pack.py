@@ -79,7 +79,7 @@ def make_pack_dispatch(
     return jax.jit(dispatch, donate_argnums=0)
 
 
-def pack_score(score: Score, gather: Callable[[PyTree, Array], PyTree]) -> Callable:
+def pack_score(score: Score, gather: Callable[[PyTree, Array], PyTree]) -> Score:
     """Returns `score(state, plan, (rows, arrays))` for all runs of a pack.
 
     Args:

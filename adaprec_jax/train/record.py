@@ -45,8 +45,8 @@ def rows(table: Table) -> tuple[str, ...]:
     """Returns what each row is about: a path, `path@layer` where it has layers.
 
     >>> from adaprec_jax.contractions import contraction_table
-    >>> table = contraction_table(lambda p, x: x @ p["w"], {"w": jnp.eye(2)}, jnp.eye(2))
-    >>> rows(table)
+    >>> x = jnp.eye(2)
+    >>> rows(contraction_table(lambda p, x: x @ p["w"], {"w": x}, x))
     ('w',)
     """
     return tuple(

@@ -1,7 +1,7 @@
 """The train step: a pure function of state and batch, and several of them in a row."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from adaprec_jax import loss_scaling
 from adaprec_jax.contractions import Stats, Table, update_recipes
 from adaprec_jax.cost import step_cost
 from adaprec_jax.formats import Format
+from adaprec_jax.loss_scaling import LossScalingState
 from adaprec_jax.schedules import select
 from adaprec_jax.train import record
 from adaprec_jax.train.gradients import Gradients, make_gradients
@@ -25,8 +26,9 @@ class Metrics(NamedTuple):
     Attributes:
         scalars: By name: the task's metrics, `loss`, `gradient_norm` (both without the
             loss scale), `finite`, `loss_scale` (in force), `applied`, `skipped` and
-            `consecutive_skips` (steps so far), `cost` (bit operations of this step relative to float32) and
-            `learning_rate` (of the last applied step, under `inject_hyperparams`).
+            `consecutive_skips` (steps so far), `cost` (bit operations of this step,
+            relative to float32) and `learning_rate` (of the last applied step, if the
+            optimizer is under `optax.inject_hyperparams`).
         plan: The formats in force, in rows; see `record`.
         quantities: What is watched, by name, in rows; NaN in steps that did not gather.
         halted: Whether the run has diverged, in this step or before.
@@ -138,8 +140,12 @@ def _update_params(
 ) -> TrainState:
     """Returns the state after loss scaling and optimizer, halted if they diverged."""
     updates, opt_state = program.transformation.update(
-        gradients, state.opt_state, state.params, finite=applies
+        gradients,
+        state.opt_state,
+        state.params,
+        finite=applies,
     )
+    opt_state = cast(LossScalingState, opt_state)
     return state._replace(
         params=loss_scaling.apply(state.params, updates, opt_state),
         opt_state=opt_state,

@@ -17,15 +17,20 @@ from flax.linen import fp8_ops
 from adaprec_jax import formats
 from adaprec_jax.contractions import (
     Options,
-    Table,
     Watch,
     contraction_table,
     value_and_grad,
 )
-from adaprec_jax.precision import Dgrad, Forward, Precision, SharedPrecision, Wgrad
+from adaprec_jax.precision import (
+    Dgrad,
+    Entry,
+    Forward,
+    Precision,
+    SharedPrecision,
+    Wgrad,
+)
 
 TX = optax.adam(1e-3)
-FLOAT32 = formats.get("float32")
 E4M3, E5M2 = formats.get("float8_e4m3fn"), formats.get("float8_e5m2")
 
 
@@ -103,10 +108,10 @@ def emulated(
     loss = _loss(model)
     batch = batch_of(workload)
     params = model.init(jax.random.key(0), batch[0])
-    plan = jax.tree.map(
-        jnp.asarray, fp8_plan(contraction_table(loss, params, batch), shared=shared)
-    )
-    rounded = value_and_grad(loss, Options(), watch or Watch())
+    options = Options(untouched=lambda contraction: "weight" not in contraction.roles)
+    table = contraction_table(loss, params, batch, options=options)
+    plan = jax.tree.map(jnp.asarray, dict.fromkeys(table.names, fp8(shared=shared)))
+    rounded = value_and_grad(loss, options, watch or Watch())
 
     def step(carried: Any, batch: Any) -> Any:
         params, state, _, plan, calls, _ = carried
@@ -114,7 +119,7 @@ def emulated(
         (value, _), grads, stats = rounded(params, batch, plan=plan, collect=collect)
         updates, state = TX.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-        return params, state, value, plan, calls + 1, stats.tensors
+        return params, state, value, plan, calls + 1, watch and stats.tensors
 
     carried = (params, TX.init(params), jnp.float32(0), plan, jnp.int32(0), None)
     if watch is not None:
@@ -124,18 +129,10 @@ def emulated(
     return Step(step, carried)
 
 
-def fp8_plan(table: Table, *, shared: bool) -> dict[str, Any]:
-    """E4M3/E5M2 where a parameter is multiplied, float32 for attention's products."""
-    plan = {}
-    for c in table.contractions:
-        low = c.roles[1] == "weight"
-        x, g = (E4M3, E5M2) if low else (FLOAT32, FLOAT32)
-        plan[c.name] = (
-            SharedPrecision(x, x, g)
-            if shared
-            else Precision(Forward(x, x), Dgrad(g, x), Wgrad(g, x))
-        )
-    return plan
+def fp8(*, shared: bool) -> Entry:
+    if shared:
+        return SharedPrecision(E4M3, E4M3, E5M2)
+    return Precision(Forward(E4M3, E4M3), Dgrad(E5M2, E4M3), Wgrad(E5M2, E4M3))
 
 
 def flax_fp8(workload: str) -> Step:

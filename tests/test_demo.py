@@ -1,0 +1,78 @@
+import json
+
+import numpy as np
+import pytest
+
+from adaprec_jax.runs import demo, overrides
+from adaprec_jax.runs.load import load
+
+SHORT = ["steps=40", "steps_per_dispatch=20", "evaluate_every=40", "model.hidden=[8]"]
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Shortens the bundled configs of the demo."""
+
+    def loaded(name: str):
+        given = load(name)
+        cycles = ["schedule.cycles=2"] if given.schedule.kind == "cpt" else []
+        return overrides.apply(given, [*SHORT, *cycles])
+
+    monkeypatch.setattr(demo, "load", loaded)
+
+
+def test_the_demo_prints_a_table_and_what_it_compiled(short, tmp_path, capsys):
+    demo.demo(seeds=2, out=tmp_path, as_json=False)
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    arms = ["float32", "8 bit", "5 bit", "3 bit", "CPT", "shuffled CPT"]
+    assert [line[:14].strip() for line in lines[1:8]] == [*arms, "two thresholds"]
+    assert lines[1].split()[-1] == "1.0000"
+    assert lines[2].split()[-1] == "0.0625"
+    assert any(line.startswith("CPT ") and "3-8 bits" in line for line in lines[8:])
+    assert max(map(len, lines[:-1])) < 80
+    counts = [line for line in lines if "compilation" in line]
+    assert counts[0].startswith("1 compilation, 12 runs, 0 to ")
+    assert counts[1].startswith("1 compilation, 2 runs, ")
+    assert "12 runs 40/40" in said.err
+    found = json.loads((tmp_path / "demo.json").read_text())
+    assert list(found["arms"]) == [*arms, "two thresholds"]
+    # Ten changes in each cycle of 20 steps, less the one before the first step.
+    changes = found["arms"]["CPT"]["changes"]
+    assert changes[0] == changes[1] == 11
+    assert found["arms"]["CPT"]["cost"] == pytest.approx(
+        found["arms"]["shuffled CPT"]["cost"]
+    )
+
+
+def test_the_arms_differ_in_nothing_but_their_schedules():
+    arms = {**demo.tabulated(), **demo.controlled()}
+    recipes = demo.tabulated()["CPT"].scaling
+    rest = [
+        arm.model_dump(exclude={"name", "schedule", "scaling"}) for arm in arms.values()
+    ]
+    assert all(each == rest[0] for each in rest)
+    # Where nothing is rounded, the recipes do nothing.
+    assert all(a.scaling == recipes for n, a in arms.items() if n != "float32")
+
+
+@pytest.mark.slow
+def test_the_controller_plans_layer_by_layer_in_most_seeds():
+    bits = demo.train_pack(demo.controlled(), 5).plans
+    several = 0
+    for run in np.moveaxis(bits, 1, 0):
+        distinct = {step.tobytes() for step in run}
+        unequal = (run != run[:, :1]).any()
+        several += len(distinct) >= 2 and bool(unequal)
+    assert several >= 4
+
+
+@pytest.mark.slow
+def test_three_bits_cost_accuracy_and_cycles_do_not(tmp_path):
+    found = demo.train_pack(demo.tabulated(), 5).arms
+    mean = {name: arm.accuracy.mean() for name, arm in found.items()}
+    assert mean["3 bit"] < mean["float32"] - 0.02
+    assert abs(mean["CPT"] - mean["8 bit"]) < 0.01
+    again = demo.train_pack(demo.tabulated(), 5).arms
+    for name, arm in found.items():
+        np.testing.assert_array_equal(arm.accuracy, again[name].accuracy)
