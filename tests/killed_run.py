@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
 
     def log(numbers, metrics):
         columns = {name: column.tolist() for name, column in metrics.scalars.items()}
-        bits = metrics.plan.mantissa_bits.sum(axis=(1, 2)).tolist()
+        bits = metrics.plan[..., 0].sum(axis=(1, 2)).tolist()
         store.append(file, numbers.tolist(), columns | {"bits": bits})
 
     def fetch(numbers):

@@ -13,7 +13,7 @@ from adaprec_jax.contractions import Watch, contraction_table
 from adaprec_jax.precision import SharedPrecision
 from adaprec_jax.schedules import constant
 from adaprec_jax.train import Program, init_state, make_dispatch, make_train_step
-from adaprec_jax.train.record import OPERANDS, rows
+from adaprec_jax.train.record import OPERANDS, formats_of, rows
 from tests.small_run import (
     BATCH,
     CLASSES,
@@ -67,7 +67,7 @@ def test_a_dispatch_is_its_steps_and_compiles_once_while_the_plan_changes():
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *stacked)
     expected = jax.tree.map(lambda *x: np.stack(x), *(m for _, m in history()))
     assert_equal(joined, expected)
-    plans = {np.asarray(plan).tobytes() for plan in joined.plan.mantissa_bits}
+    plans = {np.asarray(plan).tobytes() for plan in joined.plan}
     assert len(plans) >= 3
 
 
@@ -141,14 +141,14 @@ def test_metrics_tell_the_bits_of_every_layer_and_what_they_cost():
     macs = np.array([FEATURES * FEATURES] * LAYERS + [FEATURES * CLASSES])
     widest = np.zeros((len(macs), len(OPERANDS)), np.int32)
     for state, metrics in history():
-        bits = np.asarray(formats.bits(metrics.plan))
+        bits = np.asarray(formats.bits(formats_of(metrics.plan)))
         np.testing.assert_array_equal(bits[:, [2, 4]], 8)
         assert (bits[:, [0, 1, 3, 5]] == bits[:, :1]).all()
         products = (bits[:, ::2] * bits[:, 1::2]).sum(axis=1)
         cost = np.sum(macs * products) / (np.sum(macs) * 3 * 32 * 32)
         np.testing.assert_allclose(metrics.scalars["cost"], cost, rtol=1e-6)
         widest = np.maximum(widest, bits)
-        np.testing.assert_array_equal(formats.bits(state.highest), widest)
+        np.testing.assert_array_equal(formats.bits(formats_of(state.highest)), widest)
     assert len(np.unique(widest[:, 0])) > 1
 
 

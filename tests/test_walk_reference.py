@@ -177,6 +177,9 @@ def unrolled(p: Any, x: Any, sixes: list[dict[str, Six]]) -> Any:
 
         def dot(name: str, spec: str, a: Any, w: Any, six: Any = six) -> Any:
             product = lambda a, w: jnp.einsum(spec, a, w, **EXACT)
+            if name == "av":  # JAX has the values left, in the activation's slot
+                low = lowered(lambda w, a: product(a, w), six.get(name, NOTHING))
+                return low(w, a)
             return lowered(product, six.get(name, NOTHING))(a, w)
 
         x = attention(jax.tree.map(lambda leaf, i=i: leaf[i], p), x, dot)

@@ -15,7 +15,7 @@ from adaprec_jax.contractions.jax_internals import (
 from adaprec_jax.contractions.rounded import Rounded, ordered, round_tensor, spread
 from adaprec_jax.contractions.statistics import TensorStats, measure, nothing, pack
 from adaprec_jax.formats import Format
-from adaprec_jax.scaling import current
+from adaprec_jax.scaling import current, largest_magnitude
 
 
 class Probe(NamedTuple):
@@ -93,10 +93,7 @@ def observe(
     sizes = tuple(x.shape[position] for position in members)
     amax = None
     if role in watching.amax_roles:
-        # Reduced over `axes`, the member axes keep the order of the tensor's axes.
-        amax = jnp.max(jnp.abs(x), axes)
-        if watching.axis_names:
-            amax = lax.pmax(amax, watching.axis_names)
+        amax = largest_magnitude(x, axes, watching.axis_names).squeeze(axes)
         amax = ordered(amax, members)
     if role not in watching.roles or not watching.fields:
         return Observed(None, amax)

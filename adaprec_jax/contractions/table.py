@@ -14,7 +14,8 @@ class Contraction(NamedTuple):
         shapes: Shapes of left operand, right operand and result of one execution.
         roles: What stands in the activation slot and in the weight slot: "weight"
             where a parameter reaches the operand, else "activation". Both products of
-            attention have two activations.
+            attention have two activations; the first slot then has the one that JAX
+            puts on the left, which need not be the one an einsum names first.
         axes: The plan axes, outermost first: layers of a scanned stack, then members
             of a vmapped layer or experts. Leaves of the plan's entry broadcast to it.
         macs: Multiply-accumulates of one execution of the forward product.

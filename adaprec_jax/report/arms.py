@@ -71,7 +71,7 @@ def as_json(packs: Sequence[Pack], baseline: str) -> dict[str, Any]:
 
 
 def as_text(packs: Sequence[Pack], baseline: str) -> list[str]:
-    """Returns the table, the precision over time, and the counts, as lines."""
+    """Returns the table, the bits over time, and the counts, as lines."""
     table = as_json(packs, baseline)["arms"]
     pad = max(map(len, table))
     lines = [f"{'':{pad}}  accuracy      minus {baseline}  cost"]
@@ -87,7 +87,8 @@ def as_text(packs: Sequence[Pack], baseline: str) -> list[str]:
         if arm.changes.any()
         for label, bits in _labelled(name, arm).items()
     }
-    return [*lines, "", *(chart(moving) if moving else []), *map(_counts, packs)]
+    drawn = ["", "bits of activations and weights, first seed", *chart(moving)]
+    return [*lines, *(drawn if moving else []), "", *map(_counts, packs)]
 
 
 def _labelled(name: str, arm: Arm) -> dict[str, Int[np.ndarray, " steps"]]:

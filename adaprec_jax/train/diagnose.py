@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, PyTree
 
 from adaprec_jax.contractions import Table, Watch
-from adaprec_jax.formats import Format
 from adaprec_jax.train import record
 from adaprec_jax.train.gradients import make_gradients
+from adaprec_jax.train.record import PackedPlan
 from adaprec_jax.train.state import Program, TrainState, unpack_plan
 
 _WATCH = Watch(("amax",), ("activation", "weight", "gradient"))
@@ -30,7 +30,7 @@ class Instant(NamedTuple):
     """
 
     calls: Int32[Array, ""]
-    plan: Format
+    plan: PackedPlan
     loss_scale: Float32[Array, ""]
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float32, PyTree
 
 from adaprec_jax.contractions import contraction_table, with_precision
-from adaprec_jax.formats import Format
 from adaprec_jax.train import record
+from adaprec_jax.train.record import PackedPlan
 from adaprec_jax.train.state import Program, TrainState, stream, unpack_plan
 
 Score: TypeAlias = Callable[
-    [TrainState, Format, PyTree], dict[str, Float32[Array, "*runs batch"]]
+    [TrainState, PackedPlan, PyTree], dict[str, Float32[Array, "*runs batch"]]
 ]
 
 
@@ -33,7 +33,7 @@ def make_score(
     """
     rounded = with_precision(scores, program.options)
 
-    def score(state: TrainState, packed: Format, batch: PyTree) -> dict[str, Array]:
+    def score(state: TrainState, packed: PackedPlan, batch: PyTree) -> dict[str, Array]:
         args = (state.params, state.model_state, batch)
         plan = unpack_plan(program, state, packed)
         names = contraction_table(scores, *args).names

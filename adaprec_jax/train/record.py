@@ -4,14 +4,15 @@ A plan for a hundred contractions has thousands of small arrays, and as many aga
 their statistics. What a run carries from step to step, logs and stores is therefore
 laid out in rows: those of `rows(table)`, the same for the whole run.
 
-    plan         a `Format` whose every field has the shape (rows, 6), see `OPERANDS`
-    statistics   float32 of shape (rows, roles, 1 + what-if formats, fields)
+    plan         float32 (rows, 6, 7): see `OPERANDS`, and the fields of `Format`,
+                 whose integers are small enough to be exact
+    statistics   float32 (rows, roles, 1 + what-if formats, fields)
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
@@ -30,6 +31,7 @@ from adaprec_jax.precision import (
     separate,
 )
 
+PackedPlan: TypeAlias = Float32[Array, "*steps rows operands fields"]
 # The columns of a packed plan: every operand of every product.
 OPERANDS = (
     "forward.activation",
@@ -56,36 +58,45 @@ def rows(table: Table) -> tuple[str, ...]:
     )
 
 
-def pack_plan(plan: Plan, table: Table) -> Format:
+def pack_plan(plan: Plan, table: Table) -> PackedPlan:
     """Returns the plan in rows; nothing is lost but whether operands were shared."""
 
-    def in_rows(contraction: Contraction) -> Format:
-        operands = [fmt for pair in separate(plan[contraction.name]) for fmt in pair]
-        return jax.tree.map(
-            lambda *fields: jnp.stack(
-                [jnp.broadcast_to(f, contraction.axes).ravel() for f in fields], axis=-1
-            ),
-            *operands,
+    def in_rows(field: Any, axes: tuple[int, ...]) -> Array:
+        return jnp.broadcast_to(jnp.asarray(field, jnp.float32), axes).ravel()
+
+    parts = []
+    for c in table.contractions:
+        operands = [fmt for pair in separate(plan[c.name]) for fmt in pair]
+        fields = [[in_rows(field, c.axes) for field in fmt] for fmt in operands]
+        parts.append(jnp.stack([jnp.stack(f, axis=-1) for f in fields], axis=-2))
+    return jnp.concatenate(parts)
+
+
+def formats_of(packed: PackedPlan) -> Format:
+    """Returns the formats of a packed plan, as one whose fields have its axes.
+
+    `adaprec_jax.formats.bits` and `describe` read it, on the host as well.
+    """
+    return Format(
+        *(
+            packed[..., i].astype(jnp.asarray(field).dtype)
+            for i, field in enumerate(formats.get("float32"))
         )
-
-    parts = [in_rows(contraction) for contraction in table.contractions]
-    return jax.tree.map(lambda *fields: jnp.concatenate(fields), *parts)
+    )
 
 
-def unpack_plan(packed: Format, table: Table, like: Plan) -> Plan:
+def unpack_plan(packed: PackedPlan, table: Table, like: Plan) -> Plan:
     """Returns the plan that was packed.
 
     Args:
-        packed: What `pack_plan` returned, on the host or the device.
+        packed: What `pack_plan` returned.
         table: The same table.
         like: A plan whose entries have the same types; only the types are read.
     """
     plan: Plan = {}
     for c, where in _places(table):
-        six = [
-            Format(*(field[where, k].reshape(c.axes) for field in packed))
-            for k in range(len(OPERANDS))
-        ]
+        fields = formats_of(packed[where].reshape(*c.axes, *packed.shape[1:]))
+        six = [Format(*(f[..., k] for f in fields)) for k in range(len(OPERANDS))]
         if isinstance(like[c.name], SharedPrecision):
             plan[c.name] = SharedPrecision(six[0], six[1], six[2])
         else:
@@ -95,17 +106,16 @@ def unpack_plan(packed: Format, table: Table, like: Plan) -> Plan:
     return plan
 
 
-def wider(a: Format, b: Format) -> Format:
-    """Returns, element by element, the format with more bits, else that of `a`."""
-    more = formats.bits(b) > formats.bits(a)
-    return jax.tree.map(lambda x, y: jnp.where(more, y, x), a, b)
+def wider(a: PackedPlan, b: PackedPlan) -> PackedPlan:
+    """Returns for every operand the format with more bits, else that of `a`."""
+    more = formats.bits(formats_of(b)) > formats.bits(formats_of(a))
+    return jnp.where(more[..., None], b, a)
 
 
-def full_precision(packed: Format) -> Format:
+def full_precision(packed: PackedPlan) -> PackedPlan:
     """Returns float32 in the place of every format of a packed plan."""
-    return jax.tree.map(
-        lambda field, like: jnp.full(like.shape, field), formats.get("float32"), packed
-    )
+    fields = jnp.stack([jnp.float32(field) for field in formats.get("float32")])
+    return jnp.broadcast_to(fields, packed.shape)
 
 
 def pack_tensors(

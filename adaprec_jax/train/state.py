@@ -17,12 +17,12 @@ from adaprec_jax.contractions import (
     Watch,
     init_recipes,
 )
-from adaprec_jax.formats import Format
 from adaprec_jax.loss_scaling import LossScalingState
 from adaprec_jax.precision import Plan
 from adaprec_jax.schedules import Schedule
 from adaprec_jax.stats import empty
 from adaprec_jax.train import record
+from adaprec_jax.train.record import PackedPlan
 
 
 class Stop(NamedTuple):
@@ -109,8 +109,8 @@ class TrainState(NamedTuple):
     schedule_state: PyTree
     recipe_states: RecipeStates
     measured: Measured
-    plan: Format
-    highest: Format
+    plan: PackedPlan
+    highest: PackedPlan
     key: Key[Array, ""]
     bad_losses: Int32[Array, ""]
     halted: Bool[Array, ""]
@@ -179,7 +179,7 @@ def shown(program: Program, measured: Measured) -> Stats:
     )
 
 
-def unpack_plan(program: Program, state: TrainState, packed: Format) -> Plan:
+def unpack_plan(program: Program, state: TrainState, packed: PackedPlan) -> Plan:
     """Returns a plan of this program from its rows (`state.plan`, `state.highest`)."""
 
     def decide(state: TrainState) -> Plan:

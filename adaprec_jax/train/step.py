@@ -12,11 +12,11 @@ from jaxtyping import Array, Bool, Float32, PyTree
 from adaprec_jax import loss_scaling
 from adaprec_jax.contractions import Stats, Table, update_recipes
 from adaprec_jax.cost import step_cost
-from adaprec_jax.formats import Format
 from adaprec_jax.loss_scaling import LossScalingState
 from adaprec_jax.schedules import select
 from adaprec_jax.train import record
 from adaprec_jax.train.gradients import Gradients, make_gradients
+from adaprec_jax.train.record import PackedPlan
 from adaprec_jax.train.state import Measured, Program, TrainState, shown
 
 
@@ -35,7 +35,7 @@ class Metrics(NamedTuple):
     """
 
     scalars: dict[str, Float32[Array, "*steps"]]
-    plan: Format
+    plan: PackedPlan
     quantities: dict[str, Float32[Array, "*steps rows roles formats"]]
     halted: Bool[Array, "*steps"]
 

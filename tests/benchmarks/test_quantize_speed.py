@@ -70,7 +70,7 @@ def test_rounding_costs_little_more_than_adding_one(
     base, ours, ratio = measured[f"{rounding} {overflow}"]
     print(f"\n{rounding} {overflow}: {ours:.2e} s, x + 1: {base:.2e} s, {ratio:.2f}")
     benchmark.extra_info["ratio"] = ratio
-    benchmark.pedantic(lambda: None)
+    benchmark.pedantic(lambda: None)  # measured already; enters the table by its ratio
     assert ratio <= LIMITS[rounding]
 
 
