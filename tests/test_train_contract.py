@@ -29,7 +29,7 @@ from adaprec_jax.schedules import (
     two_threshold,
     warmup,
 )
-from adaprec_jax.train import Program, init_state, make_train_step, unpack_plan
+from adaprec_jax.train import Program, init_state, make_train_step, plan_of
 from tests.small_run import Aux, assert_equal
 
 STEPS = 12
@@ -106,7 +106,7 @@ def test_a_scheduled_step_equals_one_with_its_plan_held_constant(name):
     plans = set()
     for batch in BATCHES:
         after, metrics = step(state, (*batch,))
-        plan = unpack_plan(program, state, after.plan)
+        plan = plan_of(program, state, after.plan)
         same, same_metrics = compiled("held")(
             state._replace(schedule_state=plan), (*batch,)
         )

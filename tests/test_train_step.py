@@ -1,6 +1,7 @@
 """The train step: what it changes, what it leaves alone, and what it reports."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import optax
 import pytest
 
 from adaprec_jax import formats, loss_scaling
-from adaprec_jax.contractions import Watch, contraction_table
+from adaprec_jax.contractions import Options, Watch, contraction_table
+from adaprec_jax.plan import integers
 from adaprec_jax.precision import SharedPrecision
+from adaprec_jax.scaling import Recipes, current, delayed
 from adaprec_jax.schedules import constant
 from adaprec_jax.train import Program, init_state, make_dispatch, make_train_step
 from adaprec_jax.train.record import OPERANDS, formats_of, rows
@@ -172,6 +175,14 @@ def test_a_diverged_run_keeps_its_last_sound_parameters(poison, stop, loss_is_fi
         assert_equal(getattr(later, name), getattr(before, name))
 
 
+def test_a_run_whose_loss_scaling_has_diverged_halts():
+    state = history()[3][0]
+    scaling = state.opt_state._replace(diverged=jnp.bool_(True))
+    ((after, metrics),) = run(state._replace(opt_state=scaling), 1)
+    assert after.halted
+    assert metrics.halted
+
+
 def test_narrow_parameters_are_the_cast_masters():
     state = first_state(dtype=jnp.bfloat16)
     (after, _), *_, (last, metrics) = run(state, 6)
@@ -205,7 +216,8 @@ def accumulated():
         contraction_table(quiet_loss, QUIET_PARAMS, QUIET_STATE, (X, Y), None),
         constant(FLOAT32),
         loss_scaling.static(optax.sgd(1.0), 4.0),
-        watch=Watch(("amax", "mean_abs")),
+        Options(Recipes(delayed(2), current(), current())),
+        Watch(("amax", "mean_abs")),
         micro_batches=4,
     )
     state = init_state(program, QUIET_PARAMS, QUIET_STATE, jax.random.key(0))
@@ -225,6 +237,7 @@ def test_micro_batches_give_the_gradient_and_the_statistics_of_the_whole():
     norm = np.linalg.norm(gradient)
     np.testing.assert_allclose(metrics.scalars["gradient_norm"], norm, rtol=1e-6)
     assert metrics.quantities["amax"][0, 0, 0] == np.abs(X).max()
+    assert after.recipe_states["w"].activation.amax == np.abs(X).max()
     np.testing.assert_allclose(
         metrics.quantities["mean_abs"][0, 0, 0], np.abs(X).mean(), rtol=1e-6
     )
@@ -242,3 +255,25 @@ def test_a_batch_that_cannot_be_cut_is_refused():
     state, step = accumulated()
     with pytest.raises(ValueError, match="15 examples cannot be cut into 4"):
         step(state, (X[:-1], Y[:-1]))
+
+
+def test_the_compiled_steps_neither_copy_nor_transpose_a_parameter():
+    def wide_loss(params, model_state, batch, key):
+        x, y = batch
+        h = jax.nn.relu(x @ params["in"]) @ params["out"]
+        return jnp.mean(jnp.square(h - y)), Aux({}, model_state)
+
+    params = {"in": jnp.zeros((256, 320)), "out": jnp.zeros((320, 256))}
+    batch = jnp.zeros((2, 2, 64, 256))
+    program = Program(
+        wide_loss,
+        contraction_table(wide_loss, params, {}, (*batch[0],), None),
+        constant(integers(8, 8)),
+        loss_scaling.dynamic(optax.adam(1e-3)),
+    )
+    state = init_state(program, params, {}, jax.random.key(0))
+    dispatch = make_dispatch(make_train_step(program))
+    compiled = dispatch.lower(state, (*batch,)).compile().as_text()
+    assert " fusion(" in compiled
+    moved = r"= f32\[(?:256,320|320,256)\]\S* (?:copy|transpose)\("
+    assert re.findall(moved, compiled) == []

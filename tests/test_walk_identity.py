@@ -32,7 +32,7 @@ GROUPS = {
     "transformer": ["transformer"],
     "scanned stacks": ["scanned transformer", "remat with policy"],
     "loops": ["layers in time", "time in layers", "conditional", "list"],
-    "members": ["ensemble", "experts", "ragged"],
+    "members": ["ensemble", "experts", "ragged", "bfloat16"],
     "nnx": [name for name in MODELS if name.startswith("nnx")],
 }
 

@@ -102,14 +102,16 @@ def test_spread_parameters_are_seen_whole():
     assert_all_stats(step(tensor_parallel, FULL)[2].tensors, expected)
 
 
-def test_sharded_jit_sees_whole_tensors():
-    flat = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_jit_sees_whole_tensors(kind: AxisType):
+    flat = jax.make_mesh((8,), ("data",), axis_types=(kind,))
     plan = uniform(contraction_table(plain_loss, PARAMS, X), FULL)
     watch = Watch(("mean_abs", "rms", "amax", "zero_fraction"))
     x = jax.device_put(X, NamedSharding(flat, P("data")))
     p = jax.device_put(PARAMS, NamedSharding(flat, P()))
     fn = value_and_grad(plain_loss, watch=watch)
-    (loss, _), gradients, stats = jax.jit(fn)(p, x, plan=plan)
+    with jax.set_mesh(flat):
+        (loss, _), gradients, stats = jax.jit(fn)(p, x, plan=plan)
     assert_all_stats(stats.tensors, tensors())
     (plain, _), expected = jax.jit(jax.value_and_grad(plain_loss, has_aux=True))(
         PARAMS, X
@@ -204,6 +206,42 @@ def test_loops_and_branches_run_inside_shard_map(flag: float, collect: bool | No
         counts = stats.tensors["layers"][role].elements
         np.testing.assert_array_equal(counts, [size * seen] * 2)
         assert stats.tensors["yes"][role].elements == size * seen * taken
+
+
+def test_shard_map_runs_inside_a_scan_over_layers():
+    """One slot per layer and device; inner jits keep the shardings they declare."""
+    flat = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spread = NamedSharding(flat, P("data"))
+
+    def fn(p: Any, x: Any) -> Any:
+        def layer(x: Any, w: Any) -> Any:
+            x = jax.shard_map(
+                lambda x, w: jnp.tanh(x @ w), mesh=flat,
+                in_specs=(P("data"), P()), out_specs=P("data"),
+            )(x, w)  # fmt: skip
+            return jax.jit(lambda x: x @ p["v"], out_shardings=spread)(x), None
+
+        return jnp.mean(jnp.square(lax.scan(layer, x, p["w"])[0])), None
+
+    p = {"w": normal(4, 3, 8, 8), "v": normal(5, 8, 8)}
+    table = contraction_table(fn, p, X)
+    assert [(c.name, c.axes) for c in table.contractions] == [("w", (3,)), ("v", (3,))]
+    watched = value_and_grad(fn, watch=Watch(("mean_abs",)))
+    (loss, _), gradients, stats = jax.jit(watched)(p, X, plan=uniform(table, FULL))
+    (plain, _), expected = jax.jit(jax.value_and_grad(fn, has_aux=True))(p, X)
+    np.testing.assert_allclose(loss, plain, rtol=1e-6)
+    for name in p:
+        np.testing.assert_allclose(
+            gradients[name], expected[name], rtol=1e-5, atol=1e-8
+        )
+        for role, size in (
+            ("activation", X.size),
+            ("weight", 64),
+            ("gradient", X.size),
+        ):
+            np.testing.assert_array_equal(
+                stats.tensors[name][role].elements, [size] * 3
+            )
 
 
 def test_while_runs_inside_shard_map():

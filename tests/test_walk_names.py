@@ -1,5 +1,6 @@
 """Every contraction has the name that its user would give it, whatever the shapes."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -247,3 +248,18 @@ def test_root_class_and_method_names_are_dropped():
         return module.apply(p, module.apply(p, x), method=lambda _, y: y @ y.T)
 
     assert names(model._replace(fn=fn)) == ("Dense_0", "head", "ab,bc->ac")
+
+
+def test_members_without_a_batch_axis_share_an_entry():
+    """Known limits: one input for all members, and a convolution by groups."""
+    module = nn.vmap(
+        nn.Sequential, variable_axes={"params": 0}, split_rngs={"params": True},
+        in_axes=None, axis_size=3,
+    )  # fmt: skip
+    dense = linen(module([nn.Dense(4), nn.Dense(2)]), normal(0, 5, 4))
+    conv = linen(module([nn.Conv(4, (3,)), nn.Conv(2, (3,))]), normal(0, 2, 5, 4))
+    axes = [
+        [c.axes for c in contraction_table(m.fn, m.params, *m.inputs).contractions]
+        for m in (dense, conv)
+    ]
+    assert axes == [[(), (3,)], [(), ()]]

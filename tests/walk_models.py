@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 
@@ -76,7 +77,6 @@ class Block(nn.Module):
 
 class Transformer(nn.Module):
     scanned: bool = True
-    policy: Any = None
     width: int = 4
 
     @nn.compact
@@ -84,7 +84,7 @@ class Transformer(nn.Module):
         embed = nn.Embed(7, self.width, name="embed")
         x = embed(tokens)
         if self.scanned:
-            block = nn.remat(Block, policy=self.policy, prevent_cse=False)
+            block = nn.remat(Block, prevent_cse=False)
             axes, rngs = {"params": 0}, {"params": True}
             scan = nn.scan(block, variable_axes=axes, split_rngs=rngs, length=3)
             x, _ = scan(name="blocks")(x, None)
@@ -208,6 +208,35 @@ def time_in_layers() -> Model:
     return layers_in_time()._replace(fn=fn)
 
 
+def remat_with_policy() -> Model:
+    """Results of products are kept, and those of a given name."""
+    policies = jax.checkpoint_policies
+    policy = policies.save_from_both_policies(
+        policies.dots_saveable, policies.save_only_these_names("sum")
+    )
+
+    def fn(p: Any, x: Array) -> Array:
+        @functools.partial(jax.checkpoint, policy=policy)
+        def layer(x: Array, w: Array) -> tuple[Array, None]:
+            x = checkpoint_name(x + jnp.tanh(x @ w), "sum")
+            return x @ w.T, None
+
+        return lax.scan(layer, x, p)[0]
+
+    return Model(fn, normal(1, 3, 4, 4), (normal(0, 5, 4),))
+
+
+def low_dtype() -> Model:
+    """A model that itself computes in bfloat16, with bfloat16 parameters."""
+    dtype = jnp.bfloat16
+    module = nn.Sequential([
+        nn.Dense(8, dtype=dtype, param_dtype=dtype), nn.relu,
+        nn.Dense(4, dtype=dtype, param_dtype=dtype),
+    ])  # fmt: skip
+    model = linen(module, normal(0, 5, 4))
+    return model._replace(params=jax.tree.map(lambda w: w.astype(dtype), model.params))
+
+
 def cell_of(name: str) -> Callable[..., nn.RNNCellBase]:
     return getattr(nn, name)
 
@@ -314,9 +343,8 @@ MODELS: dict[str, Callable[[], Model]] = {
     },
     "transformer": lambda: linen(Transformer(scanned=False), TOKENS),
     "scanned transformer": lambda: linen(Transformer(), TOKENS),
-    "remat with policy": lambda: linen(
-        Transformer(policy=jax.checkpoint_policies.dots_saveable), TOKENS
-    ),
+    "remat with policy": remat_with_policy,
+    "bfloat16": low_dtype,
     "twice": lambda: linen(Twice(), normal(0, 5, 4)),
     "low rank": lambda: linen(LowRank(), normal(0, 5, 4)),
     "ensemble": lambda: linen(Ensemble(), normal(0, 3, 5, 4)),

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,14 +77,16 @@ def contractions(lines: Iterable["Line"], not_reached: Iterable["NotReached"]) -
     _print(*(parts or ["nothing is multiplied"]))
 
 
-def outcome(directory: Path, ended: Outcome, prefix: str, chart: Iterable[str]) -> None:
+def outcome(directory: Path, ended: Outcome, prefix: str, chart: Sequence[str]) -> None:
     """Prints how a run ended, its results, and its precision over time."""
     table = _table("result", "value")
     for name, value in ended.results.items():
         table.add_row(name, f"{value:.6g}")
     message = f": {ended.message}" if ended.message else ""
     line = f"{prefix}{ended.state} after {ended.step} steps{message}"
-    _print(*([table] if ended.results else []), *chart, line, str(directory))
+    parts: list[Table | str] = [table, ""] if ended.results else []
+    parts += [*chart, ""] if chart else []
+    _print(*parts, line, str(directory))
 
 
 def _range(low: float, high: float) -> str:

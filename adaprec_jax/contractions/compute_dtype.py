@@ -117,8 +117,10 @@ def prepare(
     dtype(bfloat16)
     """
     arrays = [value.array for value in values]
+    if compute is None:
+        return arrays, False
     adopts = all(value.adopts for value in values if is_float(value.array))
-    if compute is None or not any(map(is_float, arrays)):
+    if not any(map(is_float, arrays)):
         return arrays, adopts
     kind = class_of(primitive, compute)
     if kind == "as is":

@@ -54,6 +54,7 @@ __all__ = [
     "dot_general_p",
     "fold_in_place",
     "instantiate",
+    "is_spread",
     "jit_p",
     "keep_sharding",
     "last_used",
@@ -163,6 +164,11 @@ def instantiate(cotangent: Any) -> jax.Array:
         zero = aval(cotangent)
         return jnp.zeros(zero.shape, zero.dtype)
     return cotangent
+
+
+def is_spread(x: jax.Array) -> bool:
+    """Returns whether the type of `x` says that an explicit mesh axis spreads it."""
+    return any(axis is not None for axis in jax.typeof(x).sharding.spec)
 
 
 def copied_over(spread: Iterable[str], axes: Iterable[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from adaprec_jax.contractions.convolution import linear_transpose
 from adaprec_jax.contractions.jax_internals import (
     instantiate,
+    is_spread,
     vary_over,
     varying_axes,
 )
@@ -214,6 +215,8 @@ def after(done: Array, fmt: Format) -> Format:
     rounded copy is made when it is needed, and is gone before the next one. The memory
     of a step is then that of the plain one and of one rounded tensor.
     """
+    if is_spread(done):  # an element of it cannot be picked out
+        return fmt
 
     def wait(done: Array, bits: Array) -> Array:
         first = done.reshape(-1)[0] if done.ndim else done

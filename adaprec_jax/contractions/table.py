@@ -18,6 +18,8 @@ class Contraction(NamedTuple):
             puts on the left, which need not be the one an einsum names first.
         axes: The plan axes, outermost first: layers of a scanned stack, then members
             of a vmapped layer or experts. Leaves of the plan's entry broadcast to it.
+            Members are found where they are a batch axis of the product; a vmapped
+            convolution and a product of all members with one input have none.
         macs: Multiply-accumulates of one execution of the forward product.
         executions: How often it runs per call; None inside a `while` loop.
         differentiated: Whether dgrad and wgrad can run; false inside a `while` loop.

@@ -17,13 +17,13 @@ class Arm(NamedTuple):
         accuracy: On the test set, at the highest precision of the schedule.
         cost: Bit operations relative to float32, mean over the run.
         changes: Steps with another precision than the step before.
-        bits: Of activations and weights in the first seed, over the steps, by layer.
+        bits: Of activations and weights by layer, over seeds and steps.
     """
 
     accuracy: Float[np.ndarray, " seeds"]
     cost: Float[np.ndarray, " seeds"]
     changes: Int[np.ndarray, " seeds"]
-    bits: Mapping[str, Int[np.ndarray, " steps"]]
+    bits: Mapping[str, Int[np.ndarray, "seeds steps"]]
 
 
 class Pack(NamedTuple):
@@ -92,15 +92,16 @@ def as_text(packs: Sequence[Pack], baseline: str) -> list[str]:
 
 
 def _labelled(name: str, arm: Arm) -> dict[str, Int[np.ndarray, " steps"]]:
-    """Returns the bits of an arm's layers; one row if all are the same."""
-    first, *others = arm.bits.values()
+    """Returns the bits of an arm's layers in its first seed, once if all are equal."""
+    first, *others = (bits[0] for bits in arm.bits.values())
     if all(np.array_equal(first, other) for other in others):
         return {name: first}
-    return {f"{name}, {layer}": bits for layer, bits in arm.bits.items()}
+    return {f"{name}, {layer}": bits[0] for layer, bits in arm.bits.items()}
 
 
 def _percent(interval: Mapping[str, float]) -> str:
-    return f"{100 * interval['mean']:5.1f} ± {100 * interval['half']:3.1f} %"
+    mean = round(100 * interval["mean"], 1) + 0.0  # no negative zero
+    return f"{mean:5.1f} ± {100 * interval['half']:3.1f} %"
 
 
 def _runs(pack: Pack) -> int:

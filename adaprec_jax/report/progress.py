@@ -46,7 +46,7 @@ def display(name: str, start: int, steps: int) -> Iterator[Display]:
         steps: Of the whole run.
     """
     if sys.stderr.isatty():
-        with _living(name, start, steps) as living:
+        with _living(start, steps) as living:
             yield living
     else:
         yield _lines(name, start, steps)
@@ -60,7 +60,7 @@ def describe(moment: Moment) -> str:
     """
     parts = [f"loss {moment.loss:.4g}", moment.precision]
     if moment.saturation == moment.saturation:
-        parts.append(f"{moment.saturation:.2%} saturated")
+        parts.append(f"{100 * moment.saturation:.2g}% saturated")
     return ", ".join([*parts, f"{moment.skipped} skipped"])
 
 
@@ -77,19 +77,19 @@ def left(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _living(name: str, start: int, steps: int) -> Iterator[Display]:
+def _living(start: int, steps: int) -> Iterator[Display]:
     from rich.console import Console  # Slow to import.
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True, highlight=False)
     columns = (
-        TextColumn("{task.description} {task.completed}/{task.total}", markup=False),
+        TextColumn("{task.completed}/{task.total}", markup=False),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[now]}", markup=False),
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(name, total=steps, completed=start, now="compiling")
+        task = bar.add_task("", total=steps, completed=start, now="compiling")
         yield Display(
             update=lambda moment: bar.update(
                 task, completed=moment.step, now=describe(moment)

@@ -51,9 +51,9 @@ def precision_chart(columns: Columns, steps: int) -> list[str]:
             gradient[row] = bits
     if not forward:
         return []
-    lines = ["activations and weights", *chart(forward)]
+    lines = ["bits of activations and weights", *chart(forward)]
     if any(np.ptp(bits) for bits in gradient.values()):
-        lines += ["gradients", *chart(gradient)]
+        lines += ["bits of gradients", *chart(gradient)]
     return lines
 
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Int32, PyTree
 
-from adaprec_jax import formats
 from adaprec_jax.report.arms import Arm, Pack, as_json as arms_as_json, as_text
 from adaprec_jax.report.chart import spread
 from adaprec_jax.report.progress import Moment, display
@@ -22,6 +21,7 @@ from adaprec_jax.runs.build import Built, build, make_schedule
 from adaprec_jax.runs.config import Experiment, ShuffledCPT
 from adaprec_jax.runs.errors import writing
 from adaprec_jax.runs.load import load
+from adaprec_jax.runs.rows import bits_of
 from adaprec_jax.runs.run import compilations
 from adaprec_jax.tasks import order
 from adaprec_jax.tasks.task import Split
@@ -56,10 +56,10 @@ def demo(*, seeds: int, out: Path, as_json: bool) -> None:
     with writing(path):
         path.write_text(found, encoding="utf-8")
     title = (
-        f"digits, test accuracy of {seeds} seeds with 95 % intervals, bit operations"
+        f"digits: test accuracy of {seeds} seeds with 95 % intervals, bit operations"
     )
-    lines = [title, "", *as_text(packs, _BASELINE), str(path)]
-    sys.stdout.write(f"{found if as_json else '\n'.join(lines)}\n")
+    table = "\n".join([title, "", *as_text(packs, _BASELINE), str(path)])
+    sys.stdout.write(f"{found if as_json else table}\n")
 
 
 def tabulated() -> dict[str, Experiment]:
@@ -96,10 +96,12 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
     dispatch = make_pack_dispatch(built.program, built.task.data.gather)
     plans: list[np.ndarray] = []  # bits by step, run, layer and operand
     costs: list[np.ndarray] = []
-    with display(f"{len(arms) * seeds} runs", 0, last.steps) as shown:
+    count = f"{len(arms) * seeds} runs"
+    with display(count, 0, last.steps) as shown:
+        shown.say(f"{count} as one: {', '.join(arms)}")
 
         def report(numbers: Int[np.ndarray, " steps"], metrics: Metrics) -> None:
-            plans.append(np.asarray(formats.bits(metrics.plan)))
+            plans.append(bits_of(metrics.plan))
             costs.append(np.asarray(metrics.scalars["cost"]))
             shown.update(_moment(numbers, metrics, plans[-1]))
 
@@ -112,12 +114,12 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
     accuracy = _accuracy(built, ending.state, splits, arrays)
     bits, cost = np.concatenate(plans), np.concatenate(costs).mean(axis=0)
     changes = (bits[1:] != bits[:-1]).any(axis=(2, 3)).sum(axis=0)
+    forward = np.moveaxis(bits[..., :2].max(axis=-1), 0, -1)  # run, layer, step
     layers = record.rows(built.program.table)
     found = {}
     for k, name in enumerate(arms):
         runs = slice(k * seeds, (k + 1) * seeds)
-        forward = bits[:, k * seeds, :, :2].max(axis=-1)
-        by_layer = dict(zip(layers, forward.T, strict=True))
+        by_layer = dict(zip(layers, np.moveaxis(forward[runs], 1, 0), strict=True))
         found[name] = Arm(accuracy[runs], cost[runs], changes[runs], by_layer)
     return Pack(found, compilations(dispatch))
 

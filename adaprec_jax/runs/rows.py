@@ -8,7 +8,7 @@ validation/now/accuracy                   where the model was evaluated
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Int
@@ -61,7 +61,7 @@ def rows(
         metrics: Of these steps, on the host.
         before: The bits of the step before them.
     """
-    bits = np.asarray(formats.bits(metrics.plan))
+    bits = bits_of(metrics.plan)
     for k, number in enumerate(numbers.tolist()):
         row: dict[str, float] = {}
         changed = number == 1 or (bits[k] != (bits[k - 1] if k else before)).any()
@@ -88,6 +88,11 @@ def blocks(
     for names, group in groupby(rows, key=lambda row: tuple(row[1])):
         steps, values = zip(*group, strict=True)
         yield list(steps), {name: [row[name] for row in values] for name in names}
+
+
+def bits_of(plan: Any) -> Int[np.ndarray, "*steps rows operands"]:
+    """Returns the width of every format of a packed plan, or of one for each step."""
+    return np.asarray(formats.bits(record.formats_of(np.asarray(plan))))
 
 
 def largest(quantity: np.ndarray, start: float) -> float:

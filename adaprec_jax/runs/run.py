@@ -19,7 +19,6 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from adaprec_jax import formats
 from adaprec_jax.report import summary
 from adaprec_jax.report.chart import spread
 from adaprec_jax.report.progress import Display, Moment, display
@@ -100,7 +99,7 @@ def _recorded(
 
             def say(text: str) -> None:
                 note(text)
-                shown.say(f"{experiment.name}: {text}")
+                shown.say(text)
 
             for change in changed:
                 say(f"since the last session, {change}")
@@ -190,13 +189,13 @@ def _reporter(
 ) -> Callable[[Int[np.ndarray, " steps"], Metrics], None]:
     """Returns what writes and shows the metrics of each dispatch."""
     layout = rows.layout(built.program, experiment.statistics, experiment.log_every)
-    before = np.asarray(formats.bits(jax.device_get(state.plan)))
+    before = rows.bits_of(state.plan)
     saturation = float("nan")
 
     def report(numbers: Int[np.ndarray, " steps"], found: Metrics) -> None:
         nonlocal before, saturation
         append(rows.rows(layout, numbers, found, before))
-        before = np.asarray(formats.bits(found.plan))[-1]
+        before = rows.bits_of(found.plan)[-1]
         saturated = np.asarray(found.quantities["saturation_fraction"])
         saturation = rows.largest(saturated, saturation)
         moment = Moment(

@@ -14,8 +14,8 @@ from adaprec_jax.train.state import (
     Stop,
     TrainState,
     init_state,
+    plan_of,
     stream,
-    unpack_plan,
 )
 from adaprec_jax.train.step import Metrics, make_dispatch, make_train_step
 
@@ -41,10 +41,10 @@ __all__ = [
     "make_score",
     "make_train_step",
     "pack_score",
+    "plan_of",
     "replicate",
     "run_of",
     "spread",
     "stream",
     "train",
-    "unpack_plan",
 ]

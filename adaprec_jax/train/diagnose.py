@@ -12,7 +12,7 @@ from adaprec_jax.contractions import Table, Watch
 from adaprec_jax.train import record
 from adaprec_jax.train.gradients import make_gradients
 from adaprec_jax.train.record import PackedPlan
-from adaprec_jax.train.state import Program, TrainState, unpack_plan
+from adaprec_jax.train.state import Program, TrainState, plan_of
 
 _WATCH = Watch(("amax",), ("activation", "weight", "gradient"))
 
@@ -45,7 +45,7 @@ def make_diagnose(program: Program) -> Callable[[TrainState, Instant, PyTree], s
     def look(state: TrainState, instant: Instant, batch: PyTree) -> Bool[Array, "..."]:
         scaling = state.opt_state._replace(scale=instant.loss_scale)
         before = state._replace(calls=instant.calls, opt_state=scaling)
-        plan = unpack_plan(program, state, instant.plan)
+        plan = plan_of(program, state, instant.plan)
         found = gradients_of(before, plan, batch, None)
         amax = record.pack_tensors(found.stats.tensors, {}, program.table, _WATCH)
         return ~jnp.isfinite(amax[:, :, 0, 0])

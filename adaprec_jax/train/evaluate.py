@@ -11,7 +11,7 @@ from jaxtyping import Array, Float32, PyTree
 from adaprec_jax.contractions import contraction_table, with_precision
 from adaprec_jax.train import record
 from adaprec_jax.train.record import PackedPlan
-from adaprec_jax.train.state import Program, TrainState, stream, unpack_plan
+from adaprec_jax.train.state import Program, TrainState, plan_of, stream
 
 Score: TypeAlias = Callable[
     [TrainState, PackedPlan, PyTree], dict[str, Float32[Array, "*runs batch"]]
@@ -35,7 +35,7 @@ def make_score(
 
     def score(state: TrainState, packed: PackedPlan, batch: PyTree) -> dict[str, Array]:
         args = (state.params, state.model_state, batch)
-        plan = unpack_plan(program, state, packed)
+        plan = plan_of(program, state, packed)
         names = contraction_table(scores, *args).names
         return rounded(
             {name: plan[name] for name in names if name in plan},

@@ -31,7 +31,8 @@ from adaprec_jax.precision import (
     separate,
 )
 
-PackedPlan: TypeAlias = Float32[Array, "*steps rows operands fields"]
+# Of NumPy or JAX, one step's or stacked.
+PackedPlan: TypeAlias = Float32[Any, "*rows operands fields"]
 # The columns of a packed plan: every operand of every product.
 OPERANDS = (
     "forward.activation",
@@ -72,14 +73,14 @@ def pack_plan(plan: Plan, table: Table) -> PackedPlan:
     return jnp.concatenate(parts)
 
 
-def formats_of(packed: PackedPlan) -> Format:
+def formats_of(packed: Float32[Any, "*axes fields"]) -> Format:
     """Returns the formats of a packed plan, as one whose fields have its axes.
 
     `adaprec_jax.formats.bits` and `describe` read it, on the host as well.
     """
     return Format(
         *(
-            packed[..., i].astype(jnp.asarray(field).dtype)
+            packed[..., i].astype(np.asarray(field).dtype)
             for i, field in enumerate(formats.get("float32"))
         )
     )

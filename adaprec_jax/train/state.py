@@ -179,7 +179,7 @@ def shown(program: Program, measured: Measured) -> Stats:
     )
 
 
-def unpack_plan(program: Program, state: TrainState, packed: PackedPlan) -> Plan:
+def plan_of(program: Program, state: TrainState, packed: PackedPlan) -> Plan:
     """Returns a plan of this program from its rows (`state.plan`, `state.highest`)."""
 
     def decide(state: TrainState) -> Plan:
