@@ -279,11 +279,10 @@ class NnxEnsemble(NnxStack):
 
 class NnxRecurrent(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
-        self.cell = nnx.LSTMCell(4, 3, rngs=rngs)
+        self.cell = nnx.SimpleCell(4, 3, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        zeros = jnp.zeros((x.shape[0], 3))
-        return nnx.RNN(self.cell)(x, initial_carry=(zeros, zeros))
+        return nnx.RNN(self.cell)(x, initial_carry=jnp.zeros((x.shape[0], 3)))
 
 
 class NnxTied(nnx.Module):
@@ -339,9 +338,8 @@ MODELS: dict[str, Callable[[], Model]] = {
         cell: functools.partial(
             lambda cell: linen(Recurrent(cell_of(cell)), normal(0, 2, 5, 4)), cell
         )
-        for cell in ("LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell")
+        for cell in ("LSTMCell", "GRUCell", "SimpleCell")
     },
-    "transformer": lambda: linen(Transformer(scanned=False), TOKENS),
     "scanned transformer": lambda: linen(Transformer(), TOKENS),
     "remat with policy": remat_with_policy,
     "bfloat16": low_dtype,

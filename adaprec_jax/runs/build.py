@@ -25,6 +25,7 @@ from adaprec_jax.contractions import (
     Watch,
     contraction_table,
 )
+from adaprec_jax.precision import Plan
 from adaprec_jax.runs import config
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
@@ -81,11 +82,11 @@ def build(experiment: Experiment, data: Data | None = None) -> Built:
         task = make_task(experiment, data)
         split = data.split(experiment.seed)
         order.indices(experiment.seed, 0, experiment.batch_size, len(split.train))
-        program = make_program(experiment, task)
-        init = functools.partial(_init, experiment, task, program)
-        key = jax.random.key(experiment.seed)
-        jax.eval_shape(init, key)  # A rule that matches nothing says so here.
-    return Built(task, split, program, key, init)
+    program = make_program(experiment, task)
+    with as_input_error():
+        jax.eval_shape(functools.partial(first_plan, program))
+    init = functools.partial(_init, experiment, task, program)
+    return Built(task, split, program, jax.random.key(experiment.seed), init)
 
 
 @contextlib.contextmanager
@@ -124,6 +125,18 @@ def make_program(experiment: Experiment, task: Task) -> Program:
             loss_above=experiment.stop.loss_above or math.inf,
         ),
     )
+
+
+def first_plan(program: Program) -> Plan:
+    """Returns the plan of the first step.
+
+    Raises:
+        ValueError: A rule matches nothing, or parts of the schedule do not fit together.
+    """
+    nothing = stats.empty(program.table, program.watch)
+    state = program.schedule.init(program.table)
+    plan, _ = program.schedule.update(jnp.int32(0), nothing, state)
+    return plan
 
 
 def make_table(experiment: Experiment, task: Task) -> Table:

@@ -1,15 +1,21 @@
 """Which contractions an experiment has, and in which precision they run."""
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from adaprec_jax import plan as plans, stats
+from adaprec_jax import plan as plans
 from adaprec_jax.contractions import Contraction, NotReached, Table
-from adaprec_jax.runs.build import as_input_error, blank_data, make_program, make_task
+from adaprec_jax.runs.build import (
+    as_input_error,
+    blank_data,
+    first_plan,
+    make_program,
+    make_task,
+)
 from adaprec_jax.runs.config import Experiment, PerLayer, Schedule
 from adaprec_jax.runs.expected import changes
 
@@ -41,12 +47,10 @@ def listing(experiment: Experiment) -> Listing:
     Raises:
         InputError: A rule of the schedule matches nothing.
     """
+    task = make_task(experiment, blank_data(experiment.task))
+    program = make_program(experiment, task)
     with as_input_error():
-        task = make_task(experiment, blank_data(experiment.task))
-        program = make_program(experiment, task)
-        state = program.schedule.init(program.table)
-    nothing = stats.empty(program.table, program.watch)
-    first, _ = jax.jit(program.schedule.update)(jnp.int32(0), nothing, state)
+        first = jax.jit(functools.partial(first_plan, program))()
     later = dict(_later(experiment, program.table))
     lines = (
         Line(c, plans.describe({"": first[c.name]}).removeprefix(": "), later[c.name])
