@@ -223,20 +223,6 @@ def bits(plan: Plan) -> PyTree[Int32[Any, "..."]]:
     return jax.tree.map(formats.bits, plan, is_leaf=_is_format)
 
 
-def wider(a: Plan, b: Plan) -> Plan:
-    """Returns for every path, role and layer the format with more bits, else `a`'s.
-
-    >>> print(describe(wider({"Dense_0": integers(4, 8)}, {"Dense_0": integers(5, 6)})))
-    Dense_0: activation int5, weight int5, gradient int8
-    """
-    more = jax.tree.map(jnp.greater, bits(b), bits(a))
-
-    def pick(x: Format, y: Format, more: Bool[Array, "..."]) -> Format:
-        return jax.tree.map(lambda u, v: jnp.where(more, v, u), x, y)
-
-    return jax.tree.map(pick, a, b, more, is_leaf=_is_format)
-
-
 def describe(plan: Plan) -> str:
     """Returns one line of format names per path; layers that differ are listed.
 

@@ -1,6 +1,9 @@
 """Digits MLP with 5-bit activations and weights, 8-bit gradients.
 
 adaprec run digits-int5
+
+Expect a test accuracy of 96.3 ± 0.6 % (mean of seeds 0 to 4, 95 % t-interval),
+-0.2 ± 0.6 points from float32 paired by seed, at 0.0342 of its bit operations.
 """
 
 from adaprec_jax.runs.config import (

@@ -190,19 +190,6 @@ def test_bits_are_those_of_each_role_and_layer():
     assert bits["b"].gradient.tolist() == [8, 8, 8]
 
 
-def test_the_wider_plan_takes_the_wider_format_layer_by_layer():
-    narrow = {"a": integers(4, 8), "b": integers(jnp.array([4, 8]), 16)}
-    other = {
-        "a": SharedPrecision(INT8, INT2, formats.get("float8_e5m2")),
-        "b": integers(jnp.array([8, 4]), 4),
-    }
-    wide = plans.wider(narrow, other)
-    assert plans.describe(wide).splitlines() == [
-        "a: activation int8, weight int4, gradient int8",  # a tie: the first one's
-        "b: activation int8, weight int8, gradient int16",
-    ]
-
-
 def test_a_description_lists_the_layers_only_where_they_differ():
     described = plans.describe(
         {

@@ -204,14 +204,19 @@ def test_what_does_not_fit_the_data_or_the_model_is_one_sentence(settings, messa
         build(tiny(settings))
 
 
-def test_data_that_is_not_finite_is_one_sentence():
-    experiment = tiny()
-    data = load_data(experiment.task)
-    inputs = np.array(data.arrays.inputs)
-    inputs[3, 2] = np.nan
-    poisoned = data._replace(arrays=data.arrays._replace(inputs=inputs))
-    with pytest.raises(InputError, match=r"is nan at index \(3, 2\)"):
-        build(experiment, poisoned)
+@pytest.mark.parametrize(
+    ("dtype", "value", "message"),
+    [
+        (np.float32, np.nan, r"is nan at index \(3, 2\); the data must be finite"),
+        (np.float64, 0.5, "is float64; allowed are uint8, int32 and float32"),
+    ],
+)
+def test_data_that_would_poison_a_run_is_one_sentence(dtype, value, message):
+    data = load_data(tiny().task)
+    inputs = np.array(data.arrays.inputs, dtype)
+    inputs[3, 2] = value
+    with pytest.raises(InputError, match=message):
+        build(tiny(), data._replace(arrays=data.arrays._replace(inputs=inputs)))
 
 
 @pytest.mark.slow

@@ -189,13 +189,13 @@ def test_collect_false_gives_nothing_and_true_everything():
     watch = Watch(EVERYTHING, what_if={"e5m2": E5M2})
     args = (stack, CASES["stack"][1], LOW, watch)
     always = run(*args)[2]
-    for flag in (True, False):
-        seen = run(*args, collect=jnp.bool_(flag))[2]
+    for share in (0.0, 1.0):
+        seen = run(*args, collect=jnp.bool_(share))[2]
         assert seen.loss == always.loss
         for a, b in ((seen.tensors, always.tensors), (seen.what_if, always.what_if)):
             jax.tree.map(
-                lambda a, b, flag=flag: np.testing.assert_allclose(
-                    a, b * flag, rtol=1e-6
+                lambda a, b, share=share: np.testing.assert_allclose(
+                    a, b * share, rtol=1e-6
                 ),
                 a, b,
             )  # fmt: skip

@@ -131,7 +131,7 @@ def first_plan(program: Program) -> Plan:
     """Returns the plan of the first step.
 
     Raises:
-        ValueError: A rule matches nothing, or parts of the schedule do not fit together.
+        ValueError: A rule matches nothing, or the schedule's parts do not fit together.
     """
     nothing = stats.empty(program.table, program.watch)
     state = program.schedule.init(program.table)
