@@ -230,14 +230,14 @@ def _scan(
         return outs[:carried], (outs[carried:], seen)
 
     iterations = jnp.arange(length, dtype=jnp.int32)
-    mapped = ([x.array for x in xs], sliced, iterations)
+    turns = ([x.array for x in xs], sliced, iterations)
     start = _widened(
         settings,
-        lambda carry: turn(carry, jax.tree.map(lambda leaf: leaf[0], mapped))[0],
+        lambda carry: turn(carry, jax.tree.map(lambda leaf: leaf[0], turns))[0],
         [jnp.asarray(value.array) for value in init],
     )
     carry, (ys, seen) = lax.scan(
-        _keeping_dtypes(turn), start, mapped,
+        _keeping_dtypes(turn), start, turns,
         length=length, reverse=eqn.params["reverse"], unroll=eqn.params["unroll"],
     )  # fmt: skip
     if not over_layers:
