@@ -230,7 +230,8 @@ def _round_multiples(
     exponent = fmt.min_exponent - fmt.mantissa_bits
     if rounding == "nearest_even":
         # The sum has just the spacing that is wanted, and additions round to even.
-        shifter = _power_of_two(exponent + 23)
+        # Behind a barrier, because XLA takes (x + C) - C for x where C is a constant.
+        shifter = lax.optimization_barrier(_power_of_two(exponent + 23))
         return (magnitude + shifter) - shifter
     quotient = magnitude * _power_of_two(-exponent)
     if rounding == "nearest_away":
@@ -252,7 +253,8 @@ def _bounded(
     overflow: str,
 ) -> Int32[Array, "..."]:
     """Replaces the rounded magnitude of `bits` where it lies beyond the bound."""
-    bound = jnp.where(bits < 0, _bits_of(-fmt.min_value), _bits_of(fmt.max_value))
+    bound = jnp.where(bits < 0, fmt.min_value, fmt.max_value)
+    bound = _bits_of(bound) & _MAGNITUDE_MASK
     if overflow == "saturate":
         # No float32 lies beyond float32's own bound: that one cuts no infinity.
         special = jnp.where(fmt.max_value == _LARGEST_FLOAT32, _INFINITY_BITS, 0)

@@ -534,3 +534,19 @@ def test_the_gradient_of_binary_and_ternary_passes_or_is_clipped():
             clipped = jax.grad(lambda x, g=g: g(x, gradient="clipped").sum())(x)
             np.testing.assert_array_equal(passed, [1, 1, 1, 1])
             np.testing.assert_array_equal(clipped, [0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("name", ["int4", "float8_e4m3fn", "float4_e2m1fn"])
+def test_a_format_that_is_a_constant_of_the_program_rounds_alike(name: str):
+    fmt = formats.get(name)
+    x = jnp.linspace(-9.0, 9.0, 1001, dtype=jnp.float32)
+    constant = jax.jit(lambda x: quantize(x, fmt))(x)
+    traced = jax.jit(quantize)(x, jax.tree.map(jnp.asarray, fmt))
+    assert jnp.array_equal(constant, traced)
+
+
+@pytest.mark.parametrize("rounding", ["nearest_even", "nearest_away", "toward_zero"])
+def test_below_an_unsigned_range_there_is_a_zero_without_a_sign(rounding: str):
+    zero = quantize(jnp.float32(-1.0), formats.get("uint1"), rounding=rounding)
+    assert zero == 0
+    assert not jnp.signbit(zero)

@@ -13,7 +13,7 @@ def test_the_example_learns_in_one_compilation():
     names: dict = {}
     exec(compile(code, str(README), "exec"), names)
     assert names["step"]._cache_size() == 1
-    assert names["value"] < 0.05  # The variance of the targets is about 0.5.
+    assert names["value"] < 0.15  # The variance of the targets is about 0.5.
 
 
 @pytest.mark.parametrize("command", ["demo", "pytest"])

@@ -134,3 +134,9 @@ def test_keys_and_other_values_that_are_no_floats_pass_through():
     assert found[0][0] == expected[0][0]
     np.testing.assert_array_equal(found[0][1], expected[0][1])
     np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_a_plan_that_is_a_constant_of_the_program_rounds_alike():
+    traced = jax.jit(low_loss)(LOW, MODEL.params, X)
+    constant = jax.jit(functools.partial(low_loss, LOW))(MODEL.params, X)
+    close(constant, traced)
