@@ -253,8 +253,8 @@ def _bounded(
     overflow: str,
 ) -> Int32[Array, "..."]:
     """Replaces the rounded magnitude of `bits` where it lies beyond the bound."""
-    bound = jnp.where(bits < 0, fmt.min_value, fmt.max_value)
-    bound = _bits_of(bound) & _MAGNITUDE_MASK
+    below = _bits_of(-fmt.min_value) & _MAGNITUDE_MASK  # min_value may be 0
+    bound = jnp.where(bits < 0, below, _bits_of(fmt.max_value))
     if overflow == "saturate":
         # No float32 lies beyond float32's own bound: that one cuts no infinity.
         special = jnp.where(fmt.max_value == _LARGEST_FLOAT32, _INFINITY_BITS, 0)
