@@ -7,11 +7,16 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")  # noqa: TID251
 jax.config.update("jax_numpy_rank_promotion", "raise")  # noqa: TID251
+
+# The same examples in every run: a failure is one of the change under test.
+hypothesis.settings.register_profile("fixed", derandomize=True)
+hypothesis.settings.load_profile("fixed")
 
 
 @pytest.fixture
