@@ -66,8 +66,8 @@ def linear_transpose(fn: Callable[[Array], Array], like: Array) -> Callable[...,
 
     def evaluate(x: Array) -> Array:
         closed, _ = internals.trace(transposed, x)
-        env: dict[Any, Any] = dict(zip(closed.jaxpr.constvars, closed.consts))  # noqa: B905
-        env |= {closed.jaxpr.invars[0]: x}
+        variables = (*closed.jaxpr.constvars, *closed.jaxpr.invars)
+        env: dict[Any, Any] = dict(zip(variables, (*closed.consts, x), strict=True))
         for eqn in closed.jaxpr.eqns:
             ins = [a.val if isinstance(a, internals.Literal) else env[a]
                    for a in eqn.invars]  # fmt: skip
