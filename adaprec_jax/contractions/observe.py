@@ -12,7 +12,7 @@ from adaprec_jax.contractions.jax_internals import (
     vary_over,
     varying_axes,
 )
-from adaprec_jax.contractions.rounded import Rounded, ordered, round_tensor, spread
+from adaprec_jax.contractions.rounded import Rounded, ordered, round_tensor
 from adaprec_jax.contractions.statistics import TensorStats, measure, nothing, pack
 from adaprec_jax.formats import Format
 from adaprec_jax.scaling import current, largest_magnitude
@@ -102,7 +102,7 @@ def observe(
         parts = [(rounded, fmt), *((None, f) for f in asked.what_if.values())]
         return jnp.stack(
             [
-                pack(_measured(x, part, f, members, axes, watching), watching.fields)
+                pack(_measured(x, part, f, members, watching), watching.fields)
                 for part, f in parts
             ],
             axis=-2,
@@ -123,7 +123,6 @@ def _measured(
     rounded: Rounded | None,
     fmt: Format,
     members: tuple[int, ...],
-    axes: tuple[int, ...],
     watching: Watching,
 ) -> TensorStats:
     """Returns the statistics of rounding to `fmt`, currently scaled if not yet done."""
@@ -131,10 +130,6 @@ def _measured(
         rounded = round_tensor(
             current(), x, fmt, (), None, members, watching.axis_names
         )
-    scale = spread(rounded.scale, members, x.ndim)
-    lowest, highest = (
-        spread(jnp.broadcast_to(bound, rounded.scale.shape), members, x.ndim) * scale
-        for bound in (fmt.min_value, fmt.max_value)
-    )
-    stats = measure(x, rounded.values * scale, lowest, highest, watching.fields, axes)
-    return TensorStats(*(s if s is None else ordered(s, members) for s in stats))
+    values, scale = rounded
+    lowest, highest = (bound * scale for bound in (fmt.min_value, fmt.max_value))
+    return measure(x, values, scale, lowest, highest, watching.fields, members)

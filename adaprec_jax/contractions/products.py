@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from adaprec_jax.contractions.convolution import linear_transpose
 from adaprec_jax.contractions.jax_internals import (
     instantiate,
     is_spread,
@@ -30,6 +29,7 @@ from adaprec_jax.contractions.observe import (
     observe,
 )
 from adaprec_jax.contractions.rounded import Rounded, round_tensor, spread
+from adaprec_jax.contractions.transpose import linear_transpose
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import Entry, SharedPrecision, separate
 from adaprec_jax.scaling import Recipes

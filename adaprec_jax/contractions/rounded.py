@@ -37,11 +37,13 @@ def round_tensor(
         members: Positions of the member axes in `x`, in the order of the plan's axes.
         axis_names: Mesh axes over which the tensor is spread under `shard_map`.
     """
+    # Jitted, so that tensors of one shape are traced and lowered once.
+    round_jitted = jax.jit(recipe.round, static_argnames=("axes", "axis_names"))
 
     def one(
         x: Array, fmt: Format, state: Any, key: Array | None
     ) -> tuple[Array, Array]:
-        values, scale = recipe.round(
+        values, scale = round_jitted(
             x, fmt, state, axes=tuple(range(x.ndim)), key=key, axis_names=axis_names
         )
         return values, scale.reshape(())

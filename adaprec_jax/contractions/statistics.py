@@ -115,41 +115,32 @@ def fields_of(quantities: tuple[str, ...]) -> tuple[str, ...]:
 
 def measure(
     x: Float[Array, "..."],
-    restored: Float[Array, "..."],
-    lowest: Float[Array, "..."],
-    highest: Float[Array, "..."],
+    values: Float[Array, "..."],
+    scale: Float[Array, "*members"],
+    lowest: Float[Array, "*members"],
+    highest: Float[Array, "*members"],
     fields: tuple[str, ...],
-    axes: tuple[int, ...],
+    members: tuple[int, ...],
 ) -> TensorStats:
-    """Returns the statistics of rounding `x` to `restored`.
+    """Returns the statistics of rounding `x` to `values * scale`, by member.
 
     Args:
         x: The tensor before rounding, float32.
-        restored: The same tensor after it, in the units of `x`.
-        lowest: Bounds of the format's range in the units of `x`, scalar or with the
-            rank of `x`.
-        highest: As `lowest`.
+        values: The same tensor after it, in the units of its format.
+        scale: What leads back to the units of `x`.
+        lowest: Lower bound of the format's range in the units of `x`.
+        highest: Upper bound.
         fields: Which fields to fill.
-        axes: The axes to sum over; the remaining axes stay.
+        members: Positions of the member axes in `x`.
     """
-    kept = [axis for axis in range(x.ndim) if axis not in axes]
-    spread = functools.partial(jnp.broadcast_to, shape=x.shape)
-    sizes = tuple(x.shape[axis] for axis in kept)
-    flat, flat_restored = (
-        jnp.moveaxis(a, kept, range(len(kept))).reshape(*sizes, -1)
-        for a in (x, restored)
+    vectors = (
+        jnp.moveaxis(a, members, range(len(members))).reshape(*scale.shape, -1)
+        for a in (x, values)
     )
-    least, largest = (
-        jnp.max(spread(a), axes) if a.ndim else jnp.broadcast_to(a, sizes)
-        for a in (lowest, highest)
-    )
-
-    def one(x: Array, restored: Array, least: Array, largest: Array) -> TensorStats:
-        return _measure_vector(x, restored, least, largest, fields)
-
-    for _ in kept:
+    one = functools.partial(_measure_vector, fields=fields)
+    for _ in members:
         one = jax.vmap(one)
-    return one(flat, flat_restored, least, largest)
+    return one(*vectors, scale, lowest, highest)
 
 
 # Elements per step of the loop below: 64 KiB of float32 stay in the first cache.
@@ -158,18 +149,20 @@ _CHUNK = 16384
 
 def _measure_vector(
     x: Float[Array, "n"],
-    restored: Float[Array, "n"],
+    values: Float[Array, "n"],
+    scale: Float[Array, ""],
     lowest: Float[Array, ""],
     highest: Float[Array, ""],
     fields: tuple[str, ...],
 ) -> TensorStats:
     if x.size <= _CHUNK:
-        return _plain(x, restored, lowest, highest, fields)
+        return _plain(x, values, scale, lowest, highest, fields)
     # XLA:CPU merges several sums over one tensor into a loop that first writes every
     # summand out to memory: five sums cost 20 times `x + 1`, the chunked loop 2 times.
     return lax.platform_dependent(
         x,
-        restored,
+        values,
+        scale,
         lowest,
         highest,
         cpu=functools.partial(_chunked, fields=fields),
@@ -178,10 +171,16 @@ def _measure_vector(
 
 
 def _summands(
-    x: Array, restored: Array, lowest: Array, highest: Array, fields: tuple[str, ...]
+    x: Array,
+    values: Array,
+    scale: Array,
+    lowest: Array,
+    highest: Array,
+    fields: tuple[str, ...],
 ) -> dict[str, Array]:
     """Returns what each field sums (amax: takes the maximum of), element by element."""
     zero = x == 0
+    restored = values * scale  # Here, so that it is never written out.
     of = {
         "elements": lambda: jnp.ones_like(x),
         "amax": lambda: jnp.abs(x),
@@ -202,13 +201,23 @@ def _reduce(terms: Mapping[str, Array]) -> TensorStats:
 
 
 def _plain(
-    x: Array, restored: Array, lowest: Array, highest: Array, fields: tuple[str, ...]
+    x: Array,
+    values: Array,
+    scale: Array,
+    lowest: Array,
+    highest: Array,
+    fields: tuple[str, ...],
 ) -> TensorStats:
-    return _reduce(_summands(x, restored, lowest, highest, fields))
+    return _reduce(_summands(x, values, scale, lowest, highest, fields))
 
 
 def _chunked(
-    x: Array, restored: Array, lowest: Array, highest: Array, fields: tuple[str, ...]
+    x: Array,
+    values: Array,
+    scale: Array,
+    lowest: Array,
+    highest: Array,
+    fields: tuple[str, ...],
 ) -> TensorStats:
     chunks = -(-x.size // _CHUNK)
 
@@ -216,10 +225,8 @@ def _chunked(
         # The last chunk reaches back to stay inside; what it repeats counts as zero.
         start = jnp.minimum(i * _CHUNK, x.size - _CHUNK)
         fresh = jnp.arange(_CHUNK, dtype=jnp.int32) >= i * _CHUNK - start
-        x_part, restored_part = (
-            lax.dynamic_slice(a, (start,), (_CHUNK,)) for a in (x, restored)
-        )
-        terms = _summands(x_part, restored_part, lowest, highest, fields)
+        parts = (lax.dynamic_slice(a, (start,), (_CHUNK,)) for a in (x, values))
+        terms = _summands(*parts, scale, lowest, highest, fields)
         terms = {f: jnp.where(fresh, t, 0) for f, t in terms.items()}
         return {
             f: jnp.maximum(sums[f], t) if f == "amax" else sums[f] + t
