@@ -28,10 +28,10 @@ def config() -> Experiment:
         schedule=TwoThreshold(
             min_bits=3,
             max_bits=8,
-            start_bits=5,
+            start_bits=8,
             gradient_bits=8,
-            low=0.01,
-            high=0.05,
+            low=0.05,
+            high=0.12,
             every=20,
         ),
         scaling=Scaling(gradient=CurrentScaling(rounding="stochastic")),
