@@ -85,6 +85,19 @@ def merge(parts: Stats) -> Stats:
     )
 
 
+def amax(sums: TensorStats) -> Float32[Array, "*axes"]:
+    """Returns the largest magnitude, max |x|; see `TensorStats` about NaN.
+
+    Raises:
+        ValueError: It was not gathered.
+
+    >>> amax(TensorStats(amax=jnp.float32(2)))
+    Array(2., dtype=float32)
+    """
+    (largest,) = _gathered(sums, "amax", "amax")
+    return largest
+
+
 def mean_abs(sums: TensorStats) -> Float32[Array, "*axes"]:
     """Returns the mean magnitude, mean |x|.
 

@@ -188,9 +188,16 @@ def test_narrow_parameters_have_a_float32_master():
     assert built.program.options.compute_dtype is not None
 
 
-@pytest.mark.parametrize("kind", ["digits", "teacher"])
-def test_blank_data_has_the_shape_of_the_real_data(kind):
-    task = {"digits": config.Digits(), "teacher": config.Teacher(size=8)}[kind]
+@pytest.mark.parametrize(
+    "task",
+    [
+        config.Digits(),
+        config.Teacher(size=8),
+        pytest.param(config.FashionMNIST(), marks=pytest.mark.slow),
+        pytest.param(config.Shakespeare(), marks=pytest.mark.slow),
+    ],
+)
+def test_blank_data_has_the_shape_of_the_real_data(task):
     real, blank = load_data(task), blank_data(task)
     row = np.zeros(1, np.int32)
     shapes = [

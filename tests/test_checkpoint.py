@@ -214,6 +214,7 @@ def kill_at(folder: Path, step: int, *, in_a_save: bool) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_and_resumed_equals_an_undisturbed_one(tmp_path):
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     calm.mkdir()

@@ -21,6 +21,7 @@ def short(monkeypatch):
     monkeypatch.setattr(demo, "load", loaded)
 
 
+@pytest.mark.slow
 def test_the_demo_prints_a_table_and_what_it_compiled(short, tmp_path, capsys):
     demo.demo(seeds=2, out=tmp_path, as_json=False)
     said = capsys.readouterr()

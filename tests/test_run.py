@@ -10,13 +10,16 @@ import jax
 import numpy as np
 import pytest
 
+from adaprec_jax import formats, plan
 from adaprec_jax.bit_counts import cpt_bits
 from adaprec_jax.cli import main
+from adaprec_jax.precision import SharedPrecision
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     build as building,
     metrics,
     overrides,
+    rows,
     run as running,
     store,
 )
@@ -26,7 +29,7 @@ from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.expected import mean_cost
 from adaprec_jax.runs.load import bundled, load
 from adaprec_jax.tasks.task import Data, Split
-from adaprec_jax.train import make_train_step
+from adaprec_jax.train import Metrics, make_train_step, record
 from adaprec_jax.train.checkpoint import restore
 
 TINY = {
@@ -128,6 +131,36 @@ def test_a_run_has_the_precision_and_the_cost_that_its_config_promises(done):
     assert outcome.results["cost"] == pytest.approx(mean_cost(tiny()), rel=1e-6)
 
 
+def test_devices_that_share_a_batch_come_to_the_same_end(tmp_path):
+    # In float32: rounding would take a sum in another order to another neighbour.
+    settings = {"schedule.kind": "float32", "statistics": "[]"}
+    alone, shared = tiny(settings), tiny(settings | {"devices": "4"})
+    outcomes = [running.run(each, out=tmp_path) for each in (alone, shared)]
+    one, four = (
+        metrics.read(store.locate(tmp_path, each) / store.METRICS)["loss"]
+        for each in (alone, shared)
+    )
+    np.testing.assert_allclose(list(four.values()), list(one.values()), atol=1e-5)
+    assert [outcome.results["compilations"] for outcome in outcomes] == [1, 1]
+
+
+def test_a_change_between_formats_of_one_width_is_written():
+    program = build(tiny()).program
+    names = ("float8_e4m3fn", "float8_e5m2", "float8_e5m2")
+    plans = [
+        record.pack_plan(
+            plan.uniform(program.table, SharedPrecision(*[formats.get(name)] * 3)),
+            program.table,
+        )
+        for name in names
+    ]
+    seen = Metrics({}, np.stack(plans), {}, np.zeros(3, bool))
+    layout = rows.layout(program, (), log_every=100)
+    written = dict(rows.rows(layout, np.arange(5, 8), seen, plans[0]))
+    assert [*written] == [6]
+    assert set(written[6].values()) == {8.0}
+
+
 def test_a_diverged_run_says_in_which_step_and_layer_it_began(tmp_path):
     experiment = tiny({"optimizer.kind": "sgd", "optimizer.learning_rate.peak": "1e30"})
     outcome = running.run(experiment, out=tmp_path)
@@ -155,6 +188,7 @@ def test_a_failed_run_keeps_its_traceback_and_can_go_on(done, tmp_path, monkeypa
     assert again.results | {"compilations": 1} == done[0].results
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_loses_nothing(done, tmp_path, monkeypatch):
     directory = store.locate(tmp_path, tiny())
     append = metrics.append
@@ -189,6 +223,7 @@ def test_data_that_is_missing_leaves_no_run_behind(tmp_path, monkeypatch, capsys
     ("settings", "message"),
     [
         ({"batch_size": "40"}, "A batch must hold 1 to 32 examples"),
+        ({"batch_size": "16", "devices": "16"}, "16 are asked for, 8 is all"),
         (
             {
                 "schedule.kind": "per_layer",

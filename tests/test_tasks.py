@@ -308,6 +308,7 @@ def test_the_transformer_does_not_look_ahead(key):
     assert np.all(np.any(before[:, 5:] != after[:, 5:], axis=-1))
 
 
+@pytest.mark.slow
 def test_scan_and_remat_change_no_result(key):
     symbols = jnp.arange(16).reshape(2, 8)
     params = made_up_parameters(SMALL.init, key, symbols)["params"]

@@ -16,7 +16,7 @@ from adaprec_jax.train import (
     make_dispatch,
     make_train_step,
     replicate,
-    spread,
+    shard,
 )
 from tests.small_run import PROGRAM, batches, first_state
 
@@ -41,7 +41,7 @@ def trained(name: str, devices: int, steps: int):
     state, losses = replicate(first_state(program), mesh), []
     length = min(steps, DISPATCH)
     for start in range(0, steps, length):
-        examples = spread(batches(length, start), mesh)
+        examples = shard(batches(length, start), mesh)
         state, metrics = dispatch(state, examples)
         losses.append(np.asarray(metrics.scalars["loss"]))
     return np.concatenate(losses), state, metrics
@@ -63,7 +63,7 @@ def test_an_overflow_on_one_device_skips_the_step_on_all():
     x, y = batches(1)
     x[0, 3, 0] = np.inf
     after, metrics = dispatch(
-        replicate(first_state(program), mesh), spread((x, y), mesh)
+        replicate(first_state(program), mesh), shard((x, y), mesh)
     )
     assert metrics.scalars["skipped"] == 1
     for a, b in zip(*map(jax.tree.leaves, (after.params, before)), strict=True):
@@ -78,4 +78,4 @@ def test_two_hundred_steps_stay_within_1e_5_of_the_loss():
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="12 examples cannot be spread equally over 8"):
-        spread(batches(1, size=12), data_mesh())
+        shard(batches(1, size=12), data_mesh())

@@ -75,6 +75,7 @@ def trained():
     return dispatch, state, jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
+@pytest.mark.slow
 def test_a_pack_compiles_once_and_branches_on_what_all_its_runs_share():
     dispatch, state, _ = trained()
     assert dispatch._cache_size() == 1

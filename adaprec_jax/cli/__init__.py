@@ -1,7 +1,8 @@
 """The command `adaprec`: reads arguments, checks them, hands them on, prints.
 
 What is wrong with the input is said before JAX is imported: one sentence per fault on
-the standard error, and exit code 2. Exit code 3 means that a run failed.
+the standard error, and exit code 2. Exit code 3 means that a run failed,
+130 that the user stopped it.
 """
 
 import sys

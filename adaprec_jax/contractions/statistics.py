@@ -133,14 +133,14 @@ def measure(
         fields: Which fields to fill.
         members: Positions of the member axes in `x`.
     """
-    vectors = (
-        jnp.moveaxis(a, members, range(len(members))).reshape(*scale.shape, -1)
-        for a in (x, values)
-    )
+
+    def vectors(a: Array) -> Array:
+        return jnp.moveaxis(a, members, range(len(members))).reshape(*scale.shape, -1)
+
     one = functools.partial(_measure_vector, fields=fields)
     for _ in members:
         one = jax.vmap(one)
-    return one(*vectors, scale, lowest, highest)
+    return one(vectors(x), vectors(values), scale, lowest, highest)
 
 
 # Elements per step of the loop below: 64 KiB of float32 stay in the first cache.
@@ -225,8 +225,10 @@ def _chunked(
         # The last chunk reaches back to stay inside; what it repeats counts as zero.
         start = jnp.minimum(i * _CHUNK, x.size - _CHUNK)
         fresh = jnp.arange(_CHUNK, dtype=jnp.int32) >= i * _CHUNK - start
-        parts = (lax.dynamic_slice(a, (start,), (_CHUNK,)) for a in (x, values))
-        terms = _summands(*parts, scale, lowest, highest, fields)
+        part = functools.partial(
+            lax.dynamic_slice, start_indices=(start,), slice_sizes=(_CHUNK,)
+        )
+        terms = _summands(part(x), part(values), scale, lowest, highest, fields)
         terms = {f: jnp.where(fresh, t, 0) for f, t in terms.items()}
         return {
             f: jnp.maximum(sums[f], t) if f == "amax" else sums[f] + t

@@ -227,7 +227,9 @@ def _visit_cond(
                scope._replace(position=(*scope.position, i)), log)
         for i, branch in enumerate(eqn.params["branches"])
     ]  # fmt: skip
-    return [a if all(a == b for b in rest) else None for a, *rest in zip(*outs)]  # noqa: B905
+    return [
+        a if all(a == b for b in rest) else None for a, *rest in zip(*outs, strict=True)
+    ]
 
 
 def _visit_shard_map(

@@ -264,7 +264,9 @@ def _widened(
 
 def _joined(*alternatives: list[Any]) -> list[jnp.dtype]:
     """Returns for each position the widest float dtype of the alternatives."""
-    return [widest([Value(x, False) for x in xs]) for xs in zip(*alternatives)]  # noqa: B905
+    return [
+        widest([Value(x, False) for x in xs]) for xs in zip(*alternatives, strict=True)
+    ]
 
 
 def _keeping_dtypes(turn: _Turn) -> _Turn:

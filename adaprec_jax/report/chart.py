@@ -31,19 +31,19 @@ def chart(
     labels = [_label(names, len(bits)) for names in together.values()]
     rows = [np.asarray(bits[names[0]]) for names in together.values()]
     low, high = (int(end([end(row) for row in rows])) for end in (np.min, np.max))
-    spreads = [spread(row) for row in rows]
+    ranges = [bit_range(row) for row in rows]
     pad = max(map(len, labels))
-    room = max(width - pad - max(map(len, spreads)) - 2, 1)
+    room = max(width - pad - max(map(len, ranges)) - 2, 1)
     return [
         f"{label:{pad}} {_draw(row, low, high, room)} {between}"
-        for label, row, between in zip(labels, rows, spreads, strict=True)
+        for label, row, between in zip(labels, rows, ranges, strict=True)
     ]
 
 
-def spread(bits: Int[np.ndarray, "..."]) -> str:
+def bit_range(bits: Int[np.ndarray, "..."]) -> str:
     """Returns between which the bits lie.
 
-    >>> spread(np.array([3, 8])), spread(np.array([8, 8]))
+    >>> bit_range(np.array([3, 8])), bit_range(np.array([8, 8]))
     ('3-8 bits', '8 bits')
     """
     low, high = np.min(bits), np.max(bits)

@@ -1,7 +1,10 @@
 """What a run is: its config, its identity, its directory, its numbers.
 
-Nothing here imports JAX before a run starts, so bad input is answered at once. The
-modules: `config` (typed settings with their defaults), `load` (a config from a file or
-a name), `overrides` (`--set`), `identity` (run ids), `store` (the run directory),
-`metrics` and `environment`.
+Without JAX, so that bad input is answered at once: `config` (typed settings with their
+defaults), `load` (a config from a file or a name), `overrides` (`--set`), `validation`
+and `errors` (what is wrong with them), `format_names`, `expected` (plan and cost of a
+schedule that is known in advance), `identity` (run ids), `store` (the run directory),
+`metrics` and `environment`. With JAX, imported once a run starts: `build` (settings
+turned into functions), `run`, `rows` (what is written about a step), `listing` (the
+contractions of a config) and `demo`.
 """

@@ -73,9 +73,13 @@ def build(experiment: Experiment, data: Data | None = None) -> Built:
         data: In place of the task's own.
 
     Raises:
-        InputError: The data is missing or damaged, a rule matches nothing, or the batch
-            is larger than the data: what only shows when data and model are there.
+        InputError: The data is missing or damaged, a rule matches nothing, the batch is
+            larger than the data, or devices are missing: what only shows when data,
+            model and machine are there.
     """
+    if experiment.devices > (here := jax.device_count()):
+        raise InputError(f"devices: {experiment.devices} are asked for, {here} is all "
+                         "that JAX finds here.")  # fmt: skip
     with as_input_error():
         if data is None:
             data = load_data(experiment.task)
@@ -121,7 +125,7 @@ def make_program(experiment: Experiment, task: Task) -> Program:
         gather_every=gather_every,
         micro_batches=experiment.micro_batches,
         stop=Stop(
-            nonfinite_losses=experiment.stop.nonfinite_steps,
+            nonfinite_steps=experiment.stop.nonfinite_steps,
             loss_above=experiment.stop.loss_above or math.inf,
         ),
     )

@@ -4,6 +4,7 @@ Arms and seeds differ in numbers only, so all arms whose schedule is a table tra
 one pack, in one compilation; the controller, which reads statistics, is a second one.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +16,13 @@ import numpy as np
 from jaxtyping import Int, Int32, PyTree
 
 from adaprec_jax.report.arms import Arm, Pack, as_json as arms_as_json, as_text
-from adaprec_jax.report.chart import spread
+from adaprec_jax.report.chart import bit_range
 from adaprec_jax.report.progress import Moment, display
 from adaprec_jax.runs.build import Built, build, make_schedule
 from adaprec_jax.runs.config import Experiment, ShuffledCPT
 from adaprec_jax.runs.errors import writing
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.rows import bits_of
-from adaprec_jax.runs.run import compilations
 from adaprec_jax.tasks import order
 from adaprec_jax.tasks.task import Split
 from adaprec_jax.train import (
@@ -93,7 +93,10 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
     built = build(last)
     splits = [built.task.data.split(seed) for seed in range(seeds)]
     arrays = jax.device_put(built.task.data.arrays)
-    dispatch = make_pack_dispatch(built.program, built.task.data.gather)
+    compilations = itertools.count()
+    dispatch = make_pack_dispatch(
+        built.program, built.task.data.gather, lambda: next(compilations)
+    )
     plans: list[np.ndarray] = []  # bits by step, run, layer and operand
     costs: list[np.ndarray] = []
     count = f"{len(arms) * seeds} runs"
@@ -121,7 +124,7 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
         runs = slice(k * seeds, (k + 1) * seeds)
         by_layer = dict(zip(layers, np.moveaxis(forward[runs], 1, 0), strict=True))
         found[name] = Arm(accuracy[runs], cost[runs], changes[runs], by_layer)
-    return Pack(found, compilations(dispatch))
+    return Pack(found, next(compilations))
 
 
 def _first_state(
@@ -165,7 +168,7 @@ def _moment(
     return Moment(
         step=int(numbers[-1]),
         loss=float(np.mean(metrics.scalars["loss"][-1])),
-        precision=spread(bits[-1, :, :, :2]),
+        precision=bit_range(bits[-1, :, :, :2]),
         saturation=float("nan"),
         skipped=int(np.sum(metrics.scalars["skipped"][-1])),
     )

@@ -2,7 +2,7 @@
 
 loss, accuracy, gradient_norm, ...        every `log_every` steps
 underflow_fraction/Dense_0/activation     where statistics were asked for
-cost, bits/Dense_0/forward.activation     at the first step, and where bits change
+cost, bits/Dense_0/forward.activation     at the first step, and where formats change
 validation/now/accuracy                   where the model was evaluated
 """
 
@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from adaprec_jax import formats
 from adaprec_jax.train import Metrics, Program, record
-from adaprec_jax.train.record import OPERANDS
+from adaprec_jax.train.record import OPERANDS, PackedPlan
 
 Row: TypeAlias = tuple[int, Mapping[str, float]]
 Bits: TypeAlias = Int[np.ndarray, "rows operands"]
@@ -51,7 +51,10 @@ def layout(program: Program, statistics: tuple[str, ...], log_every: int) -> Lay
 
 
 def rows(
-    layout: Layout, numbers: Int[np.ndarray, " steps"], metrics: Metrics, before: Bits
+    layout: Layout,
+    numbers: Int[np.ndarray, " steps"],
+    metrics: Metrics,
+    before: PackedPlan,
 ) -> Iterator[Row]:
     """Yields a row for each step about which there is something to be said.
 
@@ -59,12 +62,14 @@ def rows(
         layout: What the rows hold.
         numbers: The steps, counted from 1.
         metrics: Of these steps, on the host.
-        before: The bits of the step before them.
+        before: The packed plan of the step before them.
     """
-    bits = bits_of(metrics.plan)
+    plans = np.asarray(metrics.plan)
+    bits = bits_of(plans)
+    earlier = [before, *plans[:-1]]
     for k, number in enumerate(numbers.tolist()):
         row: dict[str, float] = {}
-        changed = number == 1 or (bits[k] != (bits[k - 1] if k else before)).any()
+        changed = number == 1 or (plans[k] != earlier[k]).any()
         if number % layout.log_every == 0 or metrics.halted[k]:
             row |= {name: float(column[k]) for name, column in metrics.scalars.items()}
             if number % layout.gather_every == 0:

@@ -7,6 +7,7 @@ step are written before the checkpoint of that step; on resume those above it go
 import contextlib
 import datetime
 import functools
+import itertools
 import signal
 import sys
 import threading
@@ -19,8 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from adaprec_jax.report import summary
-from adaprec_jax.report.chart import spread
+from adaprec_jax.report import chart, summary
 from adaprec_jax.report.progress import Display, Moment, display
 from adaprec_jax.runs import environment, metrics, rows, store
 from adaprec_jax.runs.build import Built, build
@@ -34,11 +34,15 @@ from adaprec_jax.train import (
     Hooks,
     Metrics,
     TrainState,
+    data_mesh,
     evaluate,
+    everywhere,
     make_diagnose,
     make_dispatch,
     make_score,
     make_train_step,
+    replicate,
+    shard,
     train,
 )
 from adaprec_jax.train.checkpoint import restore, saving
@@ -67,11 +71,6 @@ def run(experiment: Experiment, *, out: Path) -> Outcome:
 def resume(directory: Path) -> Outcome:
     """Goes on with an existing run; as `run`."""
     return _run(directory, store.experiment_of(directory))
-
-
-def compilations(compiled: Any) -> int:
-    """Returns how many programs a jitted function has been compiled to."""
-    return compiled._cache_size()
 
 
 def _run(directory: Path, experiment: Experiment) -> Outcome:
@@ -141,7 +140,11 @@ def _train(
     stop: Callable[[], bool],
 ) -> Outcome:
     start, metric = int(state.calls), built.task.metric.name
-    dispatch = make_dispatch(make_train_step(built.program))
+    mesh = data_mesh(jax.devices()[: experiment.devices])
+    compilations = itertools.count()
+    dispatch = make_dispatch(
+        make_train_step(built.program), everywhere(mesh), lambda: next(compilations)
+    )
     score = jax.jit(make_score(built.program, built.task.scores))
     path = directory / store.METRICS
     results: dict[str, float] = {}
@@ -161,13 +164,14 @@ def _train(
             shown.say(f"step {step}, validation {metric} {each}")
 
         hooks = Hooks(
-            fetch=functools.partial(fetch, experiment, built),
+            fetch=lambda numbers: shard(fetch(experiment, built, numbers), mesh),
             on_metrics=_reporter(experiment, built, state, append, shown),
             evaluate=validate,
             save=save,
             stop=stop,
             diagnose=make_diagnose(built.program),
         )
+        state = replicate(state, mesh)
         ending = train(dispatch, state, _cadence(experiment), hooks)
     if ending.kind == "done":
         means = _means(built, score, ending.state, built.split.test)
@@ -176,7 +180,7 @@ def _train(
     columns = metrics.read(path)
     results |= _last_validation(columns, metric)
     results |= summary.totals(columns, ending.step)
-    results["compilations"] = compilations(dispatch)
+    results["compilations"] = next(compilations)
     return Outcome(ending.kind, ending.step, results, _message(ending, directory))
 
 
@@ -189,19 +193,19 @@ def _reporter(
 ) -> Callable[[Int[np.ndarray, " steps"], Metrics], None]:
     """Returns what writes and shows the metrics of each dispatch."""
     layout = rows.layout(built.program, experiment.statistics, experiment.log_every)
-    before = rows.bits_of(state.plan)
+    before = np.array(state.plan)  # the state is donated
     saturation = float("nan")
 
     def report(numbers: Int[np.ndarray, " steps"], found: Metrics) -> None:
         nonlocal before, saturation
         append(rows.rows(layout, numbers, found, before))
-        before = rows.bits_of(found.plan)[-1]
+        before = found.plan[-1]
         saturated = np.asarray(found.quantities["saturation_fraction"])
         saturation = rows.largest(saturated, saturation)
         moment = Moment(
             step=int(numbers[-1]),
             loss=float(found.scalars["loss"][-1]),
-            precision=spread(before[:, :2]),
+            precision=chart.bit_range(rows.bits_of(before)[:, :2]),
             saturation=saturation,
             skipped=int(found.scalars["skipped"][-1]),
         )

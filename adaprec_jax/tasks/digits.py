@@ -1,6 +1,6 @@
 """scikit-learn's handwritten digits: 1797 images of 8 x 8 pixels, no download.
 
-The smallest real task: a network of one hidden layer of 64 reaches about .98 in a few
+The smallest real task: a network of one hidden layer of 64 reaches 96 to 97 % in a few
 seconds. The data comes with the scikit-learn package (UCI optical recognition of
 handwritten digits, BSD licence).
 """

@@ -10,6 +10,8 @@ pseudorandom number generators"), written out here: a library may change its shu
 from one version to the next, and every stored result would change with it.
 """
 
+import functools
+
 import numpy as np
 from jaxtyping import Int32, Integer, UInt64
 
@@ -72,8 +74,16 @@ def indices(
     read = np.empty(place.shape, np.int32)
     for epoch in np.unique(epochs).tolist():
         inside = epochs == epoch
-        read[inside] = permutation(size, seed, epoch)[offsets[inside]]
+        read[inside] = _epoch(size, seed, epoch)[offsets[inside]]
     return read
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch(size: int, seed: int, epoch: int) -> Int32[np.ndarray, " size"]:
+    """Returns the order of an epoch; neighbouring steps ask for the same one."""
+    order = permutation(size, seed, epoch)
+    order.flags.writeable = False
+    return order
 
 
 def chunks(

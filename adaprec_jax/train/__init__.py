@@ -6,7 +6,7 @@ It takes functions and arrays, and knows no Flax, no config and no task.
 from adaprec_jax.train.diagnose import Instant, make_diagnose
 from adaprec_jax.train.evaluate import Score, evaluate, make_score
 from adaprec_jax.train.loop import Cadence, Ending, Hooks, train
-from adaprec_jax.train.mesh import data_mesh, everywhere, replicate, spread
+from adaprec_jax.train.mesh import data_mesh, everywhere, replicate, shard
 from adaprec_jax.train.pack import init_pack, make_pack_dispatch, pack_score, run_of
 from adaprec_jax.train.state import (
     Measured,
@@ -44,7 +44,7 @@ __all__ = [
     "plan_of",
     "replicate",
     "run_of",
-    "spread",
+    "shard",
     "stream",
     "train",
 ]

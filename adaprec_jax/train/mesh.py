@@ -7,7 +7,7 @@ communication.
     mesh = data_mesh()
     state = replicate(state, mesh)
     dispatch = make_dispatch(train_step, out_shardings=everywhere(mesh))
-    state, metrics = dispatch(state, spread(batches, mesh))
+    state, metrics = dispatch(state, shard(batches, mesh))
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.device_put(tree, everywhere(mesh))
 
 
-def spread(batches: PyTree, mesh: Mesh) -> PyTree:
+def shard(batches: PyTree, mesh: Mesh) -> PyTree:
     """Returns the batches of a dispatch, each spread over the devices.
 
     Args:

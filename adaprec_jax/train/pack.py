@@ -51,7 +51,9 @@ def init_pack(
 
 
 def make_pack_dispatch(
-    program: Program, gather: Callable[[PyTree, Array], PyTree]
+    program: Program,
+    gather: Callable[[PyTree, Array], PyTree],
+    on_trace: Callable[[], object] = lambda: None,
 ) -> Callable[[TrainState, Array, PyTree], tuple[TrainState, Metrics]]:
     """Returns `dispatch(state, rows, arrays)`: several steps of all runs in one call.
 
@@ -61,6 +63,7 @@ def make_pack_dispatch(
     Args:
         program: What is trained.
         gather: `(arrays, rows) -> batch`, as the task's data has it.
+        on_trace: Called at each trace, that is before each compilation.
     """
     train_step = make_train_step(program)
 
@@ -74,6 +77,7 @@ def make_pack_dispatch(
     def dispatch(
         state: TrainState, rows: Int32[Array, "steps runs batch"], arrays: PyTree
     ) -> tuple[TrainState, Metrics]:
+        on_trace()
         return lax.scan(lambda state, rows: steps(state, rows, arrays), state, rows)
 
     return jax.jit(dispatch, donate_argnums=0)

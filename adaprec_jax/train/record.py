@@ -10,7 +10,7 @@ laid out in rows: those of `rows(table)`, the same for the whole run.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float32
 
 from adaprec_jax import formats, stats
-from adaprec_jax.contractions import Contraction, Table, TensorStats, Watch
+from adaprec_jax.contractions import Contraction, Table, Watch
 from adaprec_jax.contractions.statistics import Tensors, fields_of, pack, unpack
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import (
@@ -170,18 +170,7 @@ def quantities(
 ) -> dict[str, Float32[Array, "rows roles formats"]]:
     """Returns the watched quantities (ratios of the sums) in rows, by name."""
     sums = unpack(packed, fields_of(watch.quantities))
-    return {name: _QUANTITIES[name](sums) for name in watch.quantities}
-
-
-_QUANTITIES: Mapping[str, Callable[[TensorStats], Array]] = {
-    "amax": lambda sums: jnp.asarray(sums.amax),
-    "mean_abs": stats.mean_abs,
-    "rms": stats.rms,
-    "zero_fraction": stats.zero_fraction,
-    "underflow_fraction": stats.underflow_fraction,
-    "saturation_fraction": stats.saturation_fraction,
-    "sqnr_db": stats.sqnr_db,
-}
+    return {name: getattr(stats, name)(sums) for name in watch.quantities}
 
 
 def _places(table: Table) -> Iterator[tuple[Contraction, slice]]:

@@ -31,11 +31,11 @@ class Stop(NamedTuple):
     Loss scaling has a rule of its own: too many skipped steps at its floor.
 
     Attributes:
-        nonfinite_losses: Losses in a row that are not finite, at least 1.
+        nonfinite_steps: Losses in a row that are not finite, at least 1.
         loss_above: A larger loss is divergence.
     """
 
-    nonfinite_losses: int = 1
+    nonfinite_steps: int = 1
     loss_above: float = float("inf")
 
 

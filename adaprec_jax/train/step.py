@@ -108,6 +108,7 @@ def make_train_step(program: Program) -> TrainStep:
 def make_dispatch(
     train_step: Callable[..., tuple[TrainState, Metrics]],
     out_shardings: jax.sharding.Sharding | None = None,
+    on_trace: Callable[[], object] = lambda: None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns `dispatch(state, batches)`: one compiled call for several steps.
 
@@ -115,11 +116,13 @@ def make_dispatch(
     The state is donated: its memory is used again, and it cannot be read afterwards.
 
     Args:
-        train_step: What `make_train_step` or `make_pack_step` returned.
+        train_step: What `make_train_step` returned.
         out_shardings: Of the state and the metrics, on a mesh; see `mesh`.
+        on_trace: Called at each trace, that is before each compilation.
     """
 
     def dispatch(state: TrainState, batches: PyTree) -> tuple[TrainState, Metrics]:
+        on_trace()
         return lax.scan(train_step, state, batches)
 
     return jax.jit(dispatch, donate_argnums=0, out_shardings=out_shardings)
@@ -131,7 +134,7 @@ def _watch_loss(
     """Returns the state with the count of bad losses, and halted by them."""
     stop = program.stop
     bad_losses = jnp.where(jnp.isfinite(loss), 0, state.bad_losses + 1)
-    halts = (bad_losses >= stop.nonfinite_losses) | (loss > stop.loss_above)
+    halts = (bad_losses >= stop.nonfinite_steps) | (loss > stop.loss_above)
     return state._replace(bad_losses=bad_losses, halted=state.halted | halts)
 
 

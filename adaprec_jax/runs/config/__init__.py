@@ -1,6 +1,6 @@
 """Typed settings of an experiment: plain frozen data, checked when it is made.
 
-Every default lives here and nowhere else, and every number says its unit. What is
+A config is built from these defaults alone, and every number says its unit. What is
 chosen by name is a tagged union: the field `kind` says which model it is. These models
 know no functions; `adaprec_jax.runs.build` turns them into the objects they name.
 

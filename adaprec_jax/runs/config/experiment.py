@@ -59,6 +59,7 @@ class Experiment(Settings):
     micro_batches: Count = Field(
         default=1, description="parts of a batch whose gradients are averaged"
     )
+    devices: Count = Field(default=1, description="devices that share each batch")
     steps_per_dispatch: Count = Field(
         default=1, description="steps in one call of the compiled program"
     )
@@ -107,6 +108,11 @@ def _faults(experiment: Experiment) -> Iterator[str]:
         yield (
             f"batch_size ({experiment.batch_size}) must be a multiple of "
             f"micro_batches ({experiment.micro_batches})."
+        )
+    if experiment.batch_size % experiment.devices:
+        yield (
+            f"batch_size ({experiment.batch_size}) must be a multiple of devices "
+            f"({experiment.devices})."
         )
     dispatch = experiment.steps_per_dispatch
     for field in ("steps", "evaluate_every", "checkpoint_every"):
