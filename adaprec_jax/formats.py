@@ -31,7 +31,8 @@ SATURATE, INFINITY, NAN = 0, 1, 2
 # Encoding of a float's special codes -> what overflow becomes; see `floating`.
 _ENCODINGS = {"ieee": INFINITY, "fn": NAN, "fnuz": NAN, "finite": SATURATE}
 
-_WIDEST_INTEGER = 16  # of those with a name
+WIDEST_INTEGER = 24  # whose magnitudes float32's significand holds
+_WIDEST_NAMED_INTEGER = 16
 _OVERFLOW_NAMES = ("saturates", "infinity", "NaN")
 
 # Name -> exponent bits, mantissa bits, bias, encoding.
@@ -103,7 +104,7 @@ class Row(NamedTuple):
 
 def names() -> tuple[str, ...]:
     """Returns every name that `get` knows, the floats first."""
-    widths = range(1, _WIDEST_INTEGER + 1)
+    widths = range(1, _WIDEST_NAMED_INTEGER + 1)
     integers = (f"{kind}{width}" for kind in ("int", "uint") for width in widths)
     return (*_FLOATS, "float8_e8m0fnu", *integers)
 
@@ -143,6 +144,9 @@ def integer(bits: int | Int[Any, "..."], *, signed: bool = True) -> Format:
         bits: Width, 1 to 24; may be a traced array, and then each field has its shape.
         signed: Whether the range is -2^(bits-1) to 2^(bits-1) - 1, or 0 to 2^bits - 1.
 
+    Returns:
+        As `fixed_point`.
+
     Raises:
         ValueError: A width is out of range (a traced one is not checked).
 
@@ -162,10 +166,15 @@ def fixed_point(
 
     Args:
         word_bits: Width, 1 to 24; may be traced.
-        fraction_bits: Bits behind the point, -104 to 125; may be traced. Both
-            arguments have one shape, or one of them is a plain number.
+        fraction_bits: Bits behind the point, -104 to 125 (-103 to 125 without a sign);
+            may be traced. Both arguments have one shape, or one of them is a plain
+            number.
         signed: Whether the range is -2^(word-1) to 2^(word-1) - 1 spacings, or 0 to
             2^word - 1.
+
+    Returns:
+        A format whose fields are int32, float32 and bool (see `Format`), NumPy's, or
+        JAX's where an argument is, of the arguments' shape.
 
     Raises:
         ValueError: An argument is out of range (a traced one is not checked).
@@ -174,8 +183,10 @@ def fixed_point(
     >>> float(fmt.min_value), float(fmt.max_value)
     (-8.0, 7.9375)
     """
-    _check_range("word_bits", word_bits, 1, 24)
-    _check_range("fraction_bits", fraction_bits, -104, 125)
+    _check_range("word_bits", word_bits, 1, WIDEST_INTEGER)
+    # Float32 ends below 2^128, and the widest unsigned word has one bit more.
+    lowest = -104 if signed else -103
+    _check_range("fraction_bits", fraction_bits, lowest, 125)
     word, fraction, zeros = _int32s(word_bits, fraction_bits, 0)
     magnitude_bits = word - 1 if signed else word
     # One bit, sign alone: {-1, 0} is the grid 0, 1, 2, 4, ... cut to its bounds.
@@ -212,11 +223,16 @@ def floating(
             the code of all ones, and overflows to it; "fnuz" has it in the place of
             negative zero; "finite" has neither and saturates.
 
+    Returns:
+        A format whose fields are int32, float32 and bool (see `Format`), NumPy's, or
+        JAX's where an argument is, of the arguments' shape.
+
     Raises:
         ValueError: The encoding is unknown, a width is out of range, or float32 cannot
             hold the format exactly: its largest exponent is above 127, its smallest
-            below -126, or the spacing of its subnormals below 2^-125 with a smallest
-            exponent other than -126. (Traced arguments are not checked.)
+            below -126, or the spacing of its subnormals above 2^104, or below 2^-125
+            with a smallest exponent other than -126. (Traced arguments are not
+            checked.)
 
     >>> floating(4, 3, encoding="fn") == get("float8_e4m3fn")
     True
@@ -265,7 +281,7 @@ def bits(fmt: Format | PowerOfTwo) -> Int32[Any, "*shape"]:
     if isinstance(fmt, PowerOfTwo):
         return np.int32(8)
     infinities = 2 * (fmt.overflow == INFINITY).astype(np.uint32)
-    nonzero = _magnitudes(fmt, fmt.max_value) + _magnitudes(fmt, -fmt.min_value)
+    nonzero = _magnitudes(fmt, fmt.max_value) + _magnitudes(fmt, abs(fmt.min_value))
     largest_code = nonzero + infinities + fmt.negative_zero.astype(np.uint32)
     # Without the bit below the leading one, the conversion cannot round up to the next
     # power of two, and the exponent of the result is that of the leading bit.
@@ -387,8 +403,8 @@ def _check_exponents(mantissa_bits: Any, min_exponent: Any, max_exponent: Any) -
         raise ValueError(
             "float32 cannot hold this format exactly: its exponents run from "
             f"{lowest} to {highest} with {mantissa} mantissa bits; they must lie in "
-            "-126 to 127, and the spacing of the subnormals must be at least 2^-125 "
-            "unless the smallest exponent is -126."
+            "-126 to 127, and the spacing of the subnormals in 2^-125 to 2^104, or "
+            "below it where the smallest exponent is -126."
         )
 
 

@@ -2,8 +2,8 @@
 
 Gradients in a narrow format underflow. Multiplying the loss by a scale lifts them
 into range, and dividing them by it before the optimizer undoes it (Micikevicius et
-al. 2018, arXiv:1710.03740). A step whose scaled gradients are not finite is skipped
-and the scale backs off. `none`, `static` and `dynamic` differ in how the scale moves
+al. 2018, arXiv:1710.03740). A step whose gradients are not finite is skipped and the
+scale backs off. `none`, `static` and `dynamic` differ in how the scale moves
 and in nothing else; each wraps any optax transformation:
 
 >>> import jax, jax.numpy as jnp, optax
@@ -27,10 +27,10 @@ and in nothing else; each wraps any optax transformation:
 >>> print(params.dtype, state.calls, state.applied, state.skipped, state.scale)
 float16 4 3 1 16384.0
 
-**Order of events.** The gradients are tested as they come, scaled and unrounded; then
-cast to float32 and unscaled; then they enter the inner transformation, so a clip in
-it sees true magnitudes. A step that is not finite changes neither parameters nor
-inner state, not in one bit.
+**Order of events.** The gradients are cast to float32 and unscaled; then tested, so
+that one which a scale below 1 lets overflow counts like one that came in infinite;
+then they enter the inner transformation, so a clip in it sees true magnitudes. A step
+that is not finite changes neither parameters nor inner state, not in one bit.
 
 **Master parameters.** For each parameter narrower than float32 the state holds a
 float32 master, which is what the inner transformation sees and what its updates are
@@ -142,7 +142,8 @@ def static(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns `inner` behind a scale that stays where it is.
 
-    The scale is data: `state._replace(scale=...)` needs no new compilation.
+    The scale is data: `state._replace(scale=...)` needs no new compilation, and holds
+    from then on.
 
     Args:
         inner: The transformation to wrap.
@@ -162,7 +163,9 @@ def static(
     if not _SMALLEST_SCALE <= scale <= _LARGEST_SCALE:
         raise ValueError(f"Expected a scale from 2**-126 to 2**126, got {scale=}.")
     never = np.iinfo(np.int32).max
-    rule = _rule(never, (1.0, 1.0), (scale, scale), max_consecutive_skips)
+    # The widest bounds: they hold a scale put in the place of this one as well.
+    bounds = (_SMALLEST_SCALE, _LARGEST_SCALE)
+    rule = _rule(never, (1.0, 1.0), bounds, max_consecutive_skips)
     return _loss_scaling(inner, scale, rule)
 
 
@@ -237,6 +240,26 @@ def scale_loss(loss: Float[Array, ""], state: LossScalingState) -> Float[Array, 
     """
     loss = _widen(loss)
     return loss * state.scale.astype(loss.dtype)
+
+
+def unscale(grads: PyTree, state: LossScalingState) -> PyTree:
+    """Returns the gradients of the loss itself, at least float32.
+
+    Multiplies by the reciprocal of the scale, which is a normal number for every
+    admitted one: exact for powers of two.
+
+    >>> state = static(optax.sgd(1.0), 4.0).init(jnp.zeros(2))
+    >>> print(unscale(jnp.array([8.0, 2.0]), state))
+    [2.  0.5]
+    """
+
+    def one(grad: Array) -> Array:
+        if not jnp.issubdtype(grad.dtype, jnp.inexact):
+            return grad
+        wide = _widen(grad)
+        return wide * (1.0 / state.scale).astype(wide.dtype)
+
+    return jax.tree.map(one, grads)
 
 
 def apply(params: PyTree, updates: PyTree, state: LossScalingState) -> PyTree:
@@ -364,19 +387,22 @@ def _loss_scaling(
             params: The parameters; may be None if the inner transformation does
                 without and none of them has a master.
             finite: Whether to apply this step, where the caller already knows (from
-                `all_finite`, say); by default the gradients are tested here.
+                `all_finite` of what `unscale` gives, say); by default the gradients
+                are tested here.
             **extra_args: Handed to the inner transformation as they are.
+
+        Raises:
+            ValueError: `params` is None, and a parameter has a master.
         """
         if params is None and jax.tree.leaves(state.master):
             raise ValueError(
                 "Parameters narrower than float32 have masters: update needs params."
             )
         if finite is None:
-            # Both: a scale below 1 can overflow a gradient that came in finite.
-            finite = all_finite(_unscale(updates, state.scale))
+            finite = all_finite(unscale(updates, state))
 
         def step() -> tuple[PyTree, optax.OptState, PyTree]:
-            grads = _unscale(updates, state.scale)
+            grads = unscale(updates, state)
             wide = None
             if params is not None:
                 wide = jax.tree.map(_wide_param, params, state.master)
@@ -456,19 +482,3 @@ def _wide_param(param: Array, master: Master) -> Array:
 def _add(update: Array, master: Master) -> Master:
     """Returns the next master."""
     return () if isinstance(master, tuple) else master + update
-
-
-def _unscale(grads: PyTree, scale: Float[Array, ""]) -> PyTree:
-    """Returns the gradients of the loss itself, at least float32.
-
-    Multiplies by the reciprocal, which is a normal number for every admitted scale:
-    exact for powers of two.
-    """
-
-    def unscale(grad: Array) -> Array:
-        if not jnp.issubdtype(grad.dtype, jnp.inexact):
-            return grad
-        wide = _widen(grad)
-        return wide * (1.0 / scale).astype(wide.dtype)
-
-    return jax.tree.map(unscale, grads)

@@ -5,19 +5,17 @@ of a scanned stack, experts), so a plan may be traced, mapped and carried. Descr
 hashing and checking happen on the host.
 """
 
-import difflib
 import fnmatch
 import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Int32, PyTree
 
 from adaprec_jax import formats
+from adaprec_jax.contractions.fitting import fit, fit_entry
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import (
@@ -52,8 +50,10 @@ def fill(contraction: Contraction, entry: Entry) -> Entry:
     Leaves are broadcast to the plan axes.
 
     Raises:
-        ValueError: A leaf has a shape that does not broadcast to the plan axes.
+        ValueError: A leaf does not broadcast to the plan axes, or is NaN or infinite
+            (unless it is traced).
 
+    >>> import jax.numpy as jnp
     >>> from adaprec_jax.contractions import contraction_table
     >>> scores = lambda params, queries, keys: queries @ keys
     >>> table = contraction_table(scores, {}, jnp.eye(2), jnp.eye(2))
@@ -79,20 +79,16 @@ def fill(contraction: Contraction, entry: Entry) -> Entry:
             Dgrad(entry.dgrad.gradient, backward[right]),
             Wgrad(entry.wgrad.gradient, backward[left]),
         )
-    _check_shapes(contraction, filled)
-    axes = contraction.axes
-    return jax.tree.map(
-        lambda leaf: leaf if np.shape(leaf) == axes else jnp.broadcast_to(leaf, axes),
-        filled,
-    )
+    return fit_entry(filled, contraction)
 
 
 def uniform(table: Table, entry: Entry) -> Plan:
     """Returns the plan that gives every contraction the same entry, `fill`ed.
 
     Raises:
-        ValueError: A leaf of the entry does not broadcast to some plan axes.
+        ValueError: As in `fill`, for some contraction.
 
+    >>> import jax.numpy as jnp
     >>> from adaprec_jax.contractions import contraction_table
     >>> layers = lambda p, x: x @ p["Dense_0"]["kernel"] @ p["Dense_1"]["kernel"]
     >>> params = {name: {"kernel": jnp.eye(2)} for name in ("Dense_0", "Dense_1")}
@@ -109,6 +105,8 @@ def uniform(table: Table, entry: Entry) -> Plan:
 def check(plan: Plan, table: Table) -> None:
     """Checks that `plan` says something usable about each contraction of `table`.
 
+    The functions of `adaprec_jax.contractions` check their plans in the same way.
+
     Raises:
         ValueError: A path is missing or unknown, a leaf does not broadcast to the plan
             axes, or a leaf is NaN or infinite (unless it is traced).
@@ -118,20 +116,7 @@ def check(plan: Plan, table: Table) -> None:
     ValueError: The plan has an entry for 'Dense_0', which is no contraction; the
     nearest is [].
     """
-    names = table.names
-    missing = [name for name in names if name not in plan]
-    if missing:
-        raise ValueError(f"The plan has no entry for the contractions {missing}.")
-    for path in plan:
-        if path not in names:
-            nearest = difflib.get_close_matches(path, names, n=1, cutoff=0.0)
-            raise ValueError(
-                f"The plan has an entry for {path!r}, which is no contraction; the "
-                f"nearest is {nearest}."
-            )
-    for contraction in table.contractions:
-        _check_shapes(contraction, plan[contraction.name])
-        _check_finite(contraction, plan[contraction.name])
+    fit(plan, table.contractions)
 
 
 def match(pattern: str, table: Table) -> dict[str, Bool[np.ndarray, "..."]]:
@@ -148,6 +133,7 @@ def match(pattern: str, table: Table) -> dict[str, Bool[np.ndarray, "..."]]:
     Raises:
         ValueError: The pattern matches nothing, or what follows `@` is no slice.
 
+    >>> import jax.numpy as jnp
     >>> from adaprec_jax.contractions import contraction_table
     >>> layers = lambda p, x: x @ p["Dense_0"]["kernel"] @ p["Dense_1"]["kernel"]
     >>> params = {name: {"kernel": jnp.eye(2)} for name in ("Dense_0", "Dense_1")}
@@ -190,6 +176,7 @@ def assign(
     Raises:
         ValueError: A pattern matches nothing, or nothing that an earlier one left.
 
+    >>> import jax.numpy as jnp
     >>> from adaprec_jax.contractions import contraction_table
     >>> layers = lambda p, x: x @ p["Dense_0"]["kernel"] @ p["Dense_1"]["kernel"]
     >>> params = {name: {"kernel": jnp.eye(2)} for name in ("Dense_0", "Dense_1")}
@@ -252,28 +239,6 @@ def digest(plan: Plan) -> str:
 
 def _is_format(node: object) -> bool:
     return isinstance(node, Format)
-
-
-def _check_shapes(contraction: Contraction, entry: Entry) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(entry):
-        shape, axes = np.shape(leaf), contraction.axes
-        trailing = axes[len(axes) - len(shape) :]
-        if len(shape) > len(axes) or any(
-            size not in (1, axis) for size, axis in zip(shape, trailing, strict=True)
-        ):
-            raise ValueError(
-                f"The plan's {_field(path)} of {contraction.name!r} has the shape "
-                f"{shape}, which does not broadcast to the plan axes {axes}."
-            )
-
-
-def _check_finite(contraction: Contraction, entry: Entry) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(entry):
-        if not isinstance(leaf, Tracer) and not np.all(np.isfinite(leaf)):
-            raise ValueError(
-                f"The plan's {_field(path)} of {contraction.name!r} is {leaf}; every "
-                "field of a format must be finite."
-            )
 
 
 def _field(path: tuple[object, ...]) -> str:

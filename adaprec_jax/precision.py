@@ -74,3 +74,34 @@ def separate(entry: Entry) -> Precision:
         Dgrad(gradient, weight),
         Wgrad(gradient, activation),
     )
+
+
+def late_switch(
+    low: Entry, high: Entry, *, steps: int, fraction: float, products: str
+) -> tuple[int, Entry, Entry]:
+    """Returns the step of a late switch, and the entries before it and from it on.
+
+    Args:
+        low: Entry before the switch.
+        high: Entry after it.
+        steps: Length of the run.
+        fraction: Of the run, in low precision; the switch comes at the nearest step.
+        products: "all" switch, or the "forward" product alone.
+
+    Raises:
+        ValueError: `products` is neither.
+
+    >>> from adaprec_jax import formats
+    >>> int4, int8 = (SharedPrecision(*[formats.integer(bits)] * 3) for bits in (4, 8))
+    >>> step, before, after = late_switch(
+    ...     int4, int8, steps=1000, fraction=0.82, products="forward"
+    ... )
+    >>> step, formats.describe(after.forward.weight), after.wgrad == before.wgrad
+    (820, 'int8', True)
+    """
+    if products not in ("all", "forward"):
+        raise ValueError(f"products must be 'all' or 'forward', got {products!r}.")
+    if products == "forward":
+        low = separate(low)
+        high = low._replace(forward=separate(high).forward)
+    return round(fraction * steps), low, high

@@ -36,13 +36,13 @@ class Recipe(NamedTuple):
             which one scale is shared, and the mesh axes `axis_names` (inside
             `shard_map`) share it too. The fields of `fmt` are scalars or have the rank
             of `x`. `key` is for stochastic rounding, else None.
-        update: `update(state, fmt, amax) -> state` after a step in which the largest
+        update: `update(state, amax) -> state` after a step in which the largest
             magnitude was `amax`, of the shape of the state's scales.
     """
 
     init: Callable[[tuple[int, ...]], Any]
     round: Callable[..., tuple[Float32[Array, "..."], Float32[Array, "..."]]]
-    update: Callable[[Any, Format, Float32[Array, "..."]], Any]
+    update: Callable[[Any, Float32[Array, "..."]], Any]
 
 
 class Recipes(NamedTuple):
@@ -139,27 +139,30 @@ def delayed(
     then its amax enters the history, and the next scale is the largest of the history
     times 2^margin over max_value. It stays where the history holds nothing but zeros.
     The state keeps magnitudes, not scales, so a format may change between two steps.
-    A non-finite amax is not stored: the state is as if that step had not been.
+    A non-finite amax is not stored: the state is as if that step had not been. The
+    scale stays within 2^-126 to 2^126, as that of `current`.
 
     Args:
         history: Steps that are remembered.
-        margin: Powers of two that are left free above the largest magnitude.
+        margin: Powers of two that are left free above the largest magnitude, -64 to 64.
         rounding: As in `adaprec_jax.quantize`.
 
     Raises:
-        ValueError: `history` is less than 1.
+        ValueError: `history` is less than 1, or `margin` is out of its range.
 
     >>> from adaprec_jax import formats
     >>> recipe, fmt = delayed(history=4), formats.get("float8_e4m3fn")
     >>> x, state = jnp.array([1.0, -2.0]), recipe.init(())
     >>> recipe.round(x, fmt, state, axes=(0,), key=None)[0]
     Array([ 1., -2.], dtype=float32)
-    >>> state = recipe.update(state, fmt, jnp.float32(2.0))
+    >>> state = recipe.update(state, jnp.float32(2.0))
     >>> recipe.round(x, fmt, state, axes=(0,), key=None)[0]
     Array([ 224., -448.], dtype=float32)
     """
     if history < 1:
         raise ValueError(f"history must be at least 1, got {history}.")
+    if not -64 <= margin <= 64:
+        raise ValueError(f"margin must lie in -64 to 64, got {margin}.")
 
     def init(shape: tuple[int, ...]) -> DelayedState:
         return DelayedState(
@@ -178,16 +181,13 @@ def delayed(
     ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
         del axis_names  # the amax of the update is reduced over them
         amax = state.amax.reshape(_shape_of_scale(x, axes))
-        multiplier = _multiplier(amax, jnp.asarray(fmt.max_value)) * 2.0**-margin
+        multiplier = _multiplier(amax, jnp.asarray(fmt.max_value) * 2.0**-margin)
         multiplier = jnp.where(amax > 0, multiplier, 1.0)
         rounded, scale = _round_scaled(x, fmt, multiplier, rounding, key)
         hidden = fmt.scaled & jnp.isinf(x)  # no amax of this tensor tells of it
         return jnp.where(hidden, x.astype(jnp.float32), rounded), scale
 
-    def update(
-        state: DelayedState, fmt: Format, amax: Float32[Array, "*shape"]
-    ) -> DelayedState:
-        del fmt
+    def update(state: DelayedState, amax: Float32[Array, "*shape"]) -> DelayedState:
         filled = state.history.at[..., 0].set(amax)
         largest = jnp.max(filled, axis=-1)
         rolled = jnp.roll(filled, -1, axis=-1).at[..., 0].set(0.0)
@@ -205,7 +205,9 @@ def largest_magnitude(
 ) -> Float32[Array, "..."]:
     """Returns the largest |x| over `axes`, kept with size 1, and over mesh axes.
 
-    A NaN in `x` gives a non-finite result.
+    An infinity in `x` gives infinity. A NaN may give any number: XLA's maximum on a
+    CPU passes over it in arrays of some thousand elements, and forgets what it met
+    before. It is not lost for all that, for rounding leaves it NaN at every scale.
 
     >>> largest_magnitude(jnp.array([[1.0, -3.0], [2.0, 0.0]]), (1,))
     Array([[3.],
@@ -273,6 +275,6 @@ def _no_state(shape: tuple[int, ...]) -> tuple[()]:
     return ()
 
 
-def _keep_state(state: tuple[()], fmt: Format, amax: Array) -> tuple[()]:
-    del fmt, amax
+def _keep_state(state: tuple[()], amax: Array) -> tuple[()]:
+    del amax
     return state

@@ -19,13 +19,17 @@ from adaprec_jax.contractions.statistics import (
     nothing,
 )
 from adaprec_jax.contractions.table import Table
+from adaprec_jax.contractions.transform import Options, stateful_roles
 
 _EVERYTHING = Watch(tuple(QUANTITIES))
 
 
-def empty(table: Table, watch: Watch = _EVERYTHING) -> Stats:
+def empty(
+    table: Table, watch: Watch = _EVERYTHING, options: Options = Options()
+) -> Stats:
     """Returns what is known before the first step: no element has been counted.
 
+    It has the structure of what a step with the same watch and options returns, and
     `finite` is false, so that no schedule takes a decision from it.
 
     >>> stats = empty(Table((), ()))
@@ -46,7 +50,13 @@ def empty(table: Table, watch: Watch = _EVERYTHING) -> Stats:
         finite=jnp.bool_(False),
         tensors=tensors,
         what_if=dict.fromkeys(watch.what_if, tensors),
-        amax={},
+        amax={
+            contraction.name: {
+                role: jnp.zeros(contraction.axes, jnp.float32)
+                for role in stateful_roles(options.recipes, contraction)
+            }
+            for contraction in table.contractions
+        },
     )
 
 

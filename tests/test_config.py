@@ -145,7 +145,15 @@ def test_a_setting_inside_a_default_keeps_the_rest_of_that_default():
         ("task.kind=fashion_mnist", "the task fashion_mnist needs cnn, got mlp."),
         ("tags", "--set takes path=value, got 'tags'."),
         (f"schedule={json.dumps(PER_LAYER)}", "schedule.default.cycles (700) must not"),
-        (f"schedule={json.dumps(MIXED_KINDS)}", "must be of one kind, got ['shared',"),
+        (f"schedule={json.dumps(MIXED_KINDS)}", "schedule.kind must be the same in"),
+        (f"steps={'1' * 5000}", "steps"),
+        ("steps=1000000000", "steps should be less than or equal to 10000000"),
+        ("batch_size=4294967296", "batch_size should be less than 2147483648"),
+        ("model.hidden=[99999999999]", "model.hidden.0 should be less than 2147483648"),
+        ("optimizer.learning_rate.peak=1e39", "should be less than or equal to 340000"),
+        (f"tags={'[' * 50_000}", "tags"),
+        ('tags=["\\ud800"]', "A text is not Unicode"),
+        ("name=\udcff", "--set takes text in UTF-8"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_one_sentence_that_names_it(assignment, fault):

@@ -133,6 +133,25 @@ def test_only_formats_without_float32s_exponent_and_float16_are_scaled():
         assert formats.get(name).scaled == (name not in unscaled)
 
 
+@pytest.mark.parametrize(
+    ("word", "fraction", "signed", "largest"),
+    [
+        (24, -104, True, 2.0**127 - 2.0**104),
+        (24, -103, False, 2.0**127 - 2.0**103),
+        (24, 125, False, 2.0**-101 - 2.0**-125),
+        (1, 125, True, 0.0),
+    ],
+)
+def test_a_fixed_point_at_the_ends_of_its_range_is_exact(
+    word, fraction, signed, largest
+):
+    fmt = formats.fixed_point(word, fraction, signed=signed)
+    assert float(fmt.max_value) == largest
+    spacing = 2.0**-fraction
+    assert float(fmt.min_value) == (-largest - spacing if signed else 0.0)
+    assert formats.bits(fmt) == word
+
+
 @pytest.mark.parametrize("signed", [True, False])
 def test_traced_integers_equal_concrete_ones(signed):
     widths = jnp.arange(1, 17)
@@ -181,6 +200,10 @@ def test_an_unknown_name_suggests_the_nearest(name, suggestion):
         (lambda: formats.integer(25), "word_bits must lie in 1 to 24, got 25"),
         (lambda: formats.integer(np.array([8, 30])), r"got \[ 8 30\]"),
         (lambda: formats.fixed_point(8, 126), "fraction_bits must lie in -104 to 125"),
+        (
+            lambda: formats.fixed_point(24, -104, signed=False),
+            "fraction_bits must lie in -103 to 125, got -104",
+        ),
         (lambda: formats.floating(9, 2), "exponent_bits must lie in 2 to 8, got 9"),
         (lambda: formats.floating(1, 2), "exponent_bits must lie in 2 to 8, got 1"),
         (lambda: formats.floating(4, 24), "mantissa_bits must lie in 0 to 23, got 24"),
@@ -191,6 +214,10 @@ def test_an_unknown_name_suggests_the_nearest(name, suggestion):
         (lambda: formats.floating(8, 3, encoding="fn"), "float32 cannot hold"),
         (lambda: formats.floating(8, 3, bias=128), "float32 cannot hold"),
         (lambda: formats.floating(6, 10, bias=120), "float32 cannot hold"),
+        (
+            lambda: formats.floating(2, 0, bias=-120, encoding="fn"),
+            r"spacing of the subnormals in 2\^-125 to 2\^104",
+        ),
     ],
 )
 def test_a_format_that_float32_cannot_hold_is_rejected(make, message):

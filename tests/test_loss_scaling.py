@@ -11,7 +11,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from adaprec_jax import loss_scaling
+from adaprec_jax import loss_scaling, schedules
+from adaprec_jax.contractions import contraction_table
+from adaprec_jax.plan import integers
+from adaprec_jax.train import Program, init_state, make_train_step
+from tests.small_run import Aux
 
 # Made by running torch.amp.GradScaler (torch 2.13.0, CPU) on a two-element parameter
 # w under SGD(lr=1, momentum=0.5) with the loss sum(w), whose gradient is 1, and with
@@ -409,6 +413,27 @@ def test_a_gradient_that_only_unscaling_overflows_is_skipped():
     assert (w, state.skipped) == (1.0, 1)
 
 
+def test_the_train_step_skips_a_gradient_that_only_unscaling_overflows():
+    """The gradient is 1e40, which with a scale of 2**-10 float32 holds."""
+
+    def loss(params, model_state, batch, key):
+        return jnp.sum(batch @ (batch @ params)), Aux({}, model_state)
+
+    params, batch = jnp.zeros((3, 1)), 1e20 * jnp.eye(3)
+
+    program = Program(
+        loss,
+        contraction_table(loss, params, {}, batch, None),
+        schedules.constant(integers(8, 8)),
+        loss_scaling.static(optax.sgd(1.0), 2.0**-10),
+    )
+    state = init_state(program, params, {}, jax.random.key(0))
+    after, metrics = jax.jit(make_train_step(program))(state, batch)
+    assert metrics.scalars["gradient_norm"] == jnp.inf
+    assert metrics.scalars["skipped"] == 1
+    assert_same_bits(after.params, params)
+
+
 @pytest.mark.parametrize("finite", [True, False, np.False_, jnp.asarray(True)])
 def test_a_decision_handed_in_is_taken(finite):
     tx = loss_scaling.none(optax.sgd(1.0))
@@ -565,14 +590,16 @@ def test_one_executable_serves_growth_skips_and_finite_steps(inner):
     assert [(leaf.dtype, leaf.shape) for leaf in jax.tree.leaves(state)] == types
 
 
-def test_a_new_static_scale_needs_no_new_compilation():
-    tx = loss_scaling.static(optax.sgd(1.0), 8)
+def test_a_new_static_scale_needs_no_new_compilation_and_stays_over_a_skip():
+    tx = loss_scaling.static(optax.sgd(1.0), 64)
     update = jax.jit(tx.update)
     state = tx.init(jnp.zeros(()))
-    for scale in (8.0, 64.0):
+    for scale in (64.0, 8.0, 2.0**100):
         state = state._replace(scale=jnp.float32(scale))
         updates, state = update(jnp.array(scale), state)
         assert (updates, state.scale) == (-1.0, scale)
+        _, state = update(jnp.array(jnp.nan), state)
+        assert (state.scale, state.skips_at_floor) == (scale, 1)
     assert update._cache_size() == 1
 
 

@@ -76,6 +76,34 @@ def test_a_torn_last_line_is_ignored_and_then_removed(path, torn):
     assert metrics.read(path)["loss"] == {1: 1.0, 2: 2.0, 3: 3.0}
 
 
+@pytest.mark.parametrize(
+    "damaged", ['{"stop":2,"loss":1.0}', "{", "[1]", '{"step":2,"loss":"x"}', "\0", ""]
+)
+def test_a_damaged_line_is_refused_by_its_number_and_nothing_is_lost(path, damaged):
+    write(path, 0, [1], loss=[1.0])
+    with path.open("a") as file:
+        file.write(damaged + "\n")
+    with metrics.start(path.with_name("other"), 0) as file:
+        metrics.append(file, [3], {"loss": [3.0]})
+    whole = path.read_bytes() + path.with_name("other").read_bytes()
+    path.write_bytes(whole)
+    for use in (lambda: metrics.read(path), lambda: metrics.start(path, 3)):
+        with pytest.raises(InputError, match="is damaged at line 2"):
+            use()
+    assert path.read_bytes() == whole
+
+
+def test_lines_that_are_missing_before_a_checkpoint_are_told(path):
+    with pytest.raises(InputError, match="ends at step 0, but the checkpoint is of 4"):
+        metrics.start(path, 4)
+    write(path, 0, [2, 4], loss=[1.0, 2.0])
+    with metrics.start(path, 5, every=2):
+        assert metrics.read(path)["loss"] == {2: 1.0, 4: 2.0}
+    with pytest.raises(InputError, match="lines are missing; nothing was changed"):
+        metrics.start(path, 6, every=2)
+    assert metrics.read(path)["loss"] == {2: 1.0, 4: 2.0}
+
+
 def test_two_values_of_one_name_at_one_step_are_refused(path):
     write(path, 0, [1, 1], loss=[1.0, 2.0])
     with pytest.raises(ValueError, match="two values of loss at step 1"):

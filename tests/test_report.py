@@ -114,3 +114,10 @@ def test_arms_are_compared_seed_by_seed():
         "2 compilations, 2 runs, 2 precision changes each",
     ]
     assert any(line.startswith("low ") and " 50.0 " in line for line in text)
+
+
+def test_arms_that_never_change_precision_have_no_chart():
+    packs = [Pack({"base": arm([0.5, 0.7], [0, 0]), "low": arm([0.4, 0.6], [0, 0])}, 1)]
+    _, base, low, *rest = as_text(packs, "base")
+    assert [line.split()[0] for line in (base, low)] == ["base", "low"]
+    assert rest == ["", "1 compilation, 4 runs, 0 precision changes each"]

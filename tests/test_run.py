@@ -144,6 +144,13 @@ def test_devices_that_share_a_batch_come_to_the_same_end(tmp_path):
     assert [outcome.results["compilations"] for outcome in outcomes] == [1, 1]
 
 
+def test_a_model_larger_than_the_memory_is_one_sentence(tmp_path):
+    huge = tiny({"model.hidden": "[2000000000]"})
+    with pytest.raises(InputError, match="GiB, more than the"):
+        running.run(huge, out=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_change_between_formats_of_one_width_is_written():
     program = build(tiny()).program
     names = ("float8_e4m3fn", "float8_e5m2", "float8_e5m2")

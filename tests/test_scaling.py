@@ -33,7 +33,7 @@ def round_with(recipe: Recipe, x, fmt, axes=None, key=None):
     axes = tuple(range(x.ndim)) if axes is None else axes
     shape = tuple(size for axis, size in enumerate(x.shape) if axis not in axes)
     amax = jnp.max(jnp.abs(x.astype(jnp.float32)), axes)
-    state = recipe.update(recipe.init(shape), fmt, amax)
+    state = recipe.update(recipe.init(shape), amax)
     return recipe.round(x, fmt, state, axes=axes, key=key)
 
 
@@ -115,7 +115,21 @@ def test_no_clip_hides_what_is_not_finite(name, bad):
         if recipe is not RECIPES["none"]:
             rounded, scale = round_with(recipe, x, formats.get(name))
             assert not np.isfinite(rounded * scale).all()
-    assert not np.isfinite(largest_magnitude(x, (0,))).any()
+
+
+@pytest.mark.parametrize("place", [0, 9_999, 19_999])
+def test_rounding_keeps_every_nan_of_a_large_tensor(place):
+    """The largest magnitude of so many elements does not tell of it on a CPU."""
+    x = jnp.ones(20_000).at[place].set(jnp.nan)
+    for recipe in RECIPES.values():
+        rounded, _ = round_with(recipe, x, E4M3)
+        np.testing.assert_array_equal(np.isnan(rounded), np.isnan(x))
+
+
+def test_an_infinity_of_a_large_tensor_is_its_largest_magnitude():
+    for place in (0, 9_999, 19_999):
+        x = jnp.ones(20_000).at[place].set(-jnp.inf)
+        assert largest_magnitude(x, (0,)) == np.inf
 
 
 def test_without_scaling_the_dtype_itself_overflows():
@@ -181,7 +195,7 @@ def test_delayed_scaling_follows_transformer_engines_golden_sequence():
     for amax in (2.0, 4.0, 1.0, 0.5, 0.5, 0.5, 0.5):
         x = jnp.array([amax, 0.0])
         values, scale = recipe.round(x, E4M3, state, axes=(0,), key=None)
-        state = recipe.update(state, E4M3, largest_magnitude(x, (0,))[0])
+        state = recipe.update(state, largest_magnitude(x, (0,))[0])
         multipliers.append(1 / scale.item())
         rounded.append(values[0].item())
     # The 4 is in force until it leaves the history of four.
@@ -200,10 +214,10 @@ def test_delayed_scaling_leaves_the_margin_free():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_non_finite_amax_leaves_the_state_as_it_was(bad):
     recipe = delayed(history=3)
-    state = recipe.update(recipe.init(()), E4M3, jnp.float32(2.0))
-    after = recipe.update(state, E4M3, jnp.float32(bad))
+    state = recipe.update(recipe.init(()), jnp.float32(2.0))
+    after = recipe.update(state, jnp.float32(bad))
     jax.tree.map(np.testing.assert_array_equal, after, state)
-    moved = recipe.update(after, E4M3, jnp.float32(8.0))
+    moved = recipe.update(after, jnp.float32(8.0))
     assert moved.amax == 8
 
 
@@ -211,13 +225,28 @@ def test_zeros_alone_keep_the_scale_that_was_in_force():
     recipe = delayed(history=2)
     state = recipe.init(())
     for amax, in_force in ((0.0, 0.0), (3.0, 3.0), (0.0, 3.0), (0.0, 3.0), (1.0, 1.0)):
-        state = recipe.update(state, E4M3, jnp.float32(amax))
+        state = recipe.update(state, jnp.float32(amax))
         assert state.amax == in_force
+
+
+@pytest.mark.parametrize("margin", [-64, -3, 3, 64])
+@pytest.mark.parametrize("amax", [1e-45, 2.0**-126, 1.0, 3e38])
+def test_no_margin_takes_the_scale_out_of_its_range(margin, amax):
+    recipe = delayed(history=2, margin=margin)
+    x = jnp.array([amax, -amax / 2, 0.0])
+    for name in ("float8_e4m3fn", "int8", "int24"):
+        fmt = formats.integer(24) if name == "int24" else formats.get(name)
+        rounded, scale = round_with(recipe, x, fmt)
+        assert 2.0**-126 <= scale.item() <= 2.0**126
+        assert np.isfinite(rounded).all()
+        exact = amax * 2.0**margin / float(fmt.max_value)
+        if 2.0**-126 < exact < 2.0**126 and amax >= 2.0**-126:
+            np.testing.assert_allclose(scale.item(), exact, rtol=1e-6)
 
 
 def test_delayed_scaling_survives_a_change_of_format():
     recipe, x = delayed(history=2), jnp.array([3.0, -1.0])
-    state = recipe.update(recipe.init(()), formats.get("bfloat16"), jnp.float32(3.0))
+    state = recipe.update(recipe.init(()), jnp.float32(3.0))
     for name in SCALED:
         fmt = formats.get(name)
         rounded, _ = recipe.round(x, fmt, state, axes=(0,), key=None)
@@ -228,12 +257,12 @@ def test_the_state_of_a_stack_is_that_of_its_layers():
     recipe = delayed(history=3)
     amax = jnp.array([[1.0, 2.0], [jnp.nan, 5.0], [0.0, 1.0], [4.0, 0.0]])
     _, stack = jax.lax.scan(
-        lambda state, a: (recipe.update(state, E4M3, a),) * 2, recipe.init((2,)), amax
+        lambda state, a: (recipe.update(state, a),) * 2, recipe.init((2,)), amax
     )
     for layer in range(2):
         state = recipe.init(())
         for step in range(4):
-            state = recipe.update(state, E4M3, amax[step, layer])
+            state = recipe.update(state, amax[step, layer])
             jax.tree.map(
                 np.testing.assert_array_equal,
                 state,
@@ -250,6 +279,12 @@ def test_stochastic_recipes_take_the_key():
         assert 0.2 < rounded[1:].mean() < 0.4
         with pytest.raises(ValueError, match="needs a key"):
             round_with(recipe, x, fmt)
+
+
+@pytest.mark.parametrize("margin", [-2000, -65, 65, 2000])
+def test_a_margin_out_of_its_range_is_refused(margin):
+    with pytest.raises(ValueError, match=f"margin must lie in -64 to 64, got {margin}"):
+        delayed(margin=margin)
 
 
 def test_an_empty_history_is_refused():

@@ -5,9 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaprec_jax import stats
+from adaprec_jax import formats, scaling, stats
+from adaprec_jax.contractions import (
+    Options,
+    contraction_table,
+    init_recipes,
+    value_and_grad,
+)
 from adaprec_jax.contractions.statistics import QUANTITIES, TensorStats, Watch
 from adaprec_jax.contractions.table import Contraction, Table
+from adaprec_jax.plan import integers, uniform
+from adaprec_jax.scaling import Recipes
 
 X = np.array([0.0, 0.0, 0.25, -0.25, 3.0, -40.0], np.float32)
 ROUNDED = np.array([0.0, 0.0, 0.0, 0.0, 3.0, -32.0], np.float32)  # saturates at 32
@@ -88,6 +96,29 @@ def test_before_the_first_step_there_is_the_structure_and_no_decision():
     gradient = nothing.tensors["Block"]["gradient"]
     assert gradient.amax.tolist() == [0, 0]
     assert gradient.zeros is None
+
+
+@pytest.mark.parametrize("recipe", [scaling.current(), scaling.delayed(4)])
+def test_what_is_known_at_first_has_the_structure_of_what_a_step_returns(recipe):
+    """So that a loop of one's own compiles once, and may be a scan."""
+    options = Options(recipes=Recipes(recipe, scaling.current(), recipe))
+    watch = Watch(("sqnr_db",), what_if={"int4": formats.integer(4)})
+    params, x = {"w": jnp.ones((2, 3, 3))}, jnp.ones((4, 3))
+
+    def loss(params, x):
+        out, _ = jax.lax.scan(lambda h, w: (h @ w, None), x, params["w"])
+        return out.mean(), None
+
+    table = contraction_table(loss, params, x, options=options)
+    plan = uniform(table, integers(4, 8))
+    states = init_recipes(table, options.recipes)
+    step = value_and_grad(loss, options, watch)
+    _, _, seen = step(params, x, plan=plan, states=states)
+    shapes = [
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), each)
+        for each in (stats.empty(table, watch, options), seen)
+    ]
+    assert shapes[0] == shapes[1]
 
 
 def test_merged_micro_batches_have_the_statistics_of_the_whole_batch():

@@ -131,6 +131,33 @@ def test_a_damaged_file_is_one_sentence(directory, name):
     assert len(refused.value.args) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (store.STATUS, "{}"),
+        (store.STATUS, "[]"),
+        (store.STATUS, '{"state": "foo", "step": 3, "results": {}}'),
+        (store.STATUS, '{"state": "done", "step": "x", "results": {}}'),
+        (store.ENVIRONMENT, "{}"),
+        (store.ENVIRONMENT, "[]"),
+        (store.ENVIRONMENT, '{"run_id": "x", "data": "y", "sessions": [3]}'),
+    ],
+)
+def test_json_of_another_kind_is_damage(directory, name, text):
+    with begin(directory):
+        store.finish(directory, DONE)
+    (directory / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        _ = store.experiment_of(directory), store.outcome(directory)
+
+
+def test_an_empty_name_means_no_run(directory):
+    with begin(directory):
+        pass
+    with pytest.raises(InputError, match="means no runs"):
+        store.find("", directory.parent)
+
+
 def test_a_change_of_environment_is_told_and_recorded(directory):
     with begin(directory) as changed:
         assert changed == ()

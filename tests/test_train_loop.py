@@ -19,10 +19,10 @@ from adaprec_jax.train import (
     make_train_step,
     train,
 )
-from adaprec_jax.train.diagnose import first_bad
+from adaprec_jax.train.diagnose import Instant, first_bad
 from adaprec_jax.train.step import Metrics
 from tests import small_run
-from tests.small_run import CLASSES, PROGRAM, batches, first_state
+from tests.small_run import CLASSES, PROGRAM, batches, first_state, one
 
 CADENCE = Cadence(steps=12, dispatch=2, evaluate_every=4, save_every=6)
 
@@ -197,6 +197,19 @@ def test_a_bad_weight_is_named_with_its_layer():
     hooks = Hooks(lambda n: batches(len(n), int(n[0])), diagnose=compiled()[1])
     ending = train(compiled()[0], state, Cadence(4, 4, 4, 4), hooks)
     assert ending.message.endswith("not finite is the weight of blocks@1")
+
+
+def test_a_nan_that_the_largest_magnitude_passes_over_is_named():
+    """On a CPU the maximum of more than some thousand elements does."""
+    x, y = one(batches(1, size=4096), 0)
+    assert x.size > 16_384
+    x[1000, 3] = np.nan
+    state = first_state()
+    instant = Instant(state.calls, state.plan, state.opt_state.scale)
+    found = compiled()[1](state, instant, (x, y))
+    assert found.endswith("not finite is the activation of blocks@0")
+    x[1000:1004, 3] = 3e38  # their sum is infinite, and none of them is
+    assert compiled()[1](state, instant, (x, y)).endswith("was finite")
 
 
 def test_one_compilation_evaluates_at_every_precision_without_the_padding():

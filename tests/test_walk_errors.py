@@ -40,18 +40,34 @@ def looping(p: Any, x: Any) -> Any:
     )[1]
 
 
-def scaled(fmt: Any) -> Any:
-    return FULL._replace(weight=F32._replace(mantissa_bits=fmt))
+def deciding(p: Any, x: Any) -> Any:
+    """A loop with a contraction in its test, and one in its body."""
+    return lax.while_loop(
+        lambda state: (state[0] < 3) & (jnp.sum(state[1] @ p["v"]) < 99),
+        lambda state: (state[0] + 1, jnp.tanh(state[1] @ p["w"])),
+        (jnp.int32(x[0, 0] > 99), x),
+    )[1]
+
+
+def changed(**fields: Any) -> Any:
+    return FULL._replace(weight=F32._replace(**fields))
 
 
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ({}, r"no entry for \['w'\]"),
-        ({"w": FULL, "v": FULL}, r"names \['v'\], which are not there"),
-        ({"w": scaled(np.full(3, 23))}, r"'w' has a leaf of shape \(3,\).* axes \(\)"),
+        ({}, r"no entry for the contractions \['w'\]"),
+        (
+            {"w": FULL, "v": FULL},
+            r"'v', which is no contraction; the nearest is \['w'\]",
+        ),
+        (
+            {"w": changed(mantissa_bits=np.full(3, 23))},
+            r"weight.mantissa_bits of 'w' has the shape \(3,\).* axes \(\)",
+        ),
+        ({"w": changed(max_value=np.float32("nan"))}, "weight.max_value of 'w' is nan"),
     ],
-    ids=["missing", "unknown", "shape"],
+    ids=["missing", "unknown", "shape", "not finite"],
 )
 def test_plan_that_does_not_fit_is_refused(plan: Any, message: str):
     with pytest.raises(ValueError, match=message):
@@ -76,6 +92,12 @@ def test_unknown_quantity_is_refused():
         value_and_grad(product, watch=Watch(("variance",)))(P, X, plan={"w": FULL})
 
 
+def test_unknown_role_is_refused():
+    watch = Watch(("amax",), roles=("activation", "momentum"))
+    with pytest.raises(ValueError, match=r"\['momentum'\]; known are \['activation'"):
+        value_and_grad(product, watch=watch)(P, X, plan={"w": FULL})
+
+
 def test_forward_mode_is_refused():
     fn = lambda x: with_precision(product)({"w": FULL}, P, x)
     with pytest.raises(TypeError, match="forward-mode"):
@@ -93,6 +115,34 @@ def test_while_loop_runs_forward_and_says_that_it_has_no_gradient():
     assert (contraction.executions, contraction.differentiated) == (None, False)
     rounded = jax.jit(with_precision(looping))({"w": FULL}, P, X)
     np.testing.assert_array_equal(rounded, jax.jit(looping)(P, X))
+
+
+DECIDING = {"w": P["w"], "v": normal(2, 4, 4)}
+
+
+@pytest.mark.parametrize("compute", [None, Compute(jnp.dtype("bfloat16"))])
+def test_the_test_of_a_while_loop_is_listed_and_evaluated_as_it_stands(compute: Any):
+    options = Options(compute_dtype=compute)
+    table = contraction_table(deciding, DECIDING, X, options=options)
+    assert table.names == ("w",)
+    (passed,) = table.not_reached
+    assert passed.what == "dot_general ab,bc->ac"
+    assert "test of a while loop" in passed.reason
+    rounded = jax.jit(with_precision(deciding, options))({"w": FULL}, DECIDING, X)
+    tolerance = 0.05 if compute else 0
+    expected = jax.jit(deciding)(DECIDING, X)
+    np.testing.assert_allclose(rounded, expected, atol=tolerance)
+
+
+def test_a_watch_sees_all_of_the_table_where_a_while_loop_tests_a_contraction():
+    def loss(p: Any, x: Any) -> Any:
+        large = lambda x: jnp.max(jnp.abs(x @ p["v"])) > 0.1
+        return jnp.sum(lax.while_loop(large, lambda x: x / 2, x) @ p["w"]), None
+
+    table = contraction_table(loss, DECIDING, X)
+    fn = jax.jit(value_and_grad(loss, watch=Watch(("amax",))))
+    seen = fn(DECIDING, X, plan=uniform(table, FULL))[2].tensors
+    assert tuple(seen) == table.names == ("w",)
 
 
 def kernel(x_ref: Any, y_ref: Any) -> None:
@@ -161,6 +211,9 @@ def test_compute_dtype_names_a_primitive_that_it_does_not_know():
     compute = Compute(jnp.dtype("bfloat16"))
     with pytest.raises(ValueError, match=r"'cholesky'.*extra"):
         with_precision(fn, Options(compute_dtype=compute))({"w": FULL}, P, X)
+    typo = compute._replace(extra={"cholesky": "float"})
+    with pytest.raises(ValueError, match=r"'cholesky' in the class 'float'; .*'as is'"):
+        with_precision(fn, Options(compute_dtype=typo))({"w": FULL}, P, X)
     known = compute._replace(extra={"cholesky": "float32"})
     out = with_precision(fn, Options(compute_dtype=known))({"w": FULL}, P, X)
     assert out.dtype == jnp.float32

@@ -79,6 +79,7 @@ def tensors() -> dict[str, dict[str, np.ndarray]]:
     }
 
 
+@functools.cache
 def step(loss: Any, entry: Any) -> Any:
     watch = Watch(("mean_abs", "rms", "amax", "zero_fraction"))
     plan = uniform(contraction_table(loss, PARAMS, X), entry)
@@ -186,6 +187,12 @@ def looping(p: Any, x: Any) -> Any:
     return jax.shard_map(shard, mesh=flat, **specs)(p, x), None
 
 
+@functools.cache
+def compiled_loops() -> Any:
+    watched = value_and_grad(looping, watch=Watch(("mean_abs",)))
+    return jax.jit(watched), jax.jit(looping)
+
+
 @pytest.mark.parametrize("flag", [-1.0, 1.0])
 @pytest.mark.parametrize("collect", [None, True, False])
 def test_loops_and_branches_run_inside_shard_map(flag: float, collect: bool | None):
@@ -197,9 +204,9 @@ def test_loops_and_branches_run_inside_shard_map(flag: float, collect: bool | No
     table = contraction_table(looping, p, X)
     assert table.names == ("layers", "yes")
     asked = None if collect is None else jnp.bool_(collect)
-    fn = jax.jit(value_and_grad(looping, watch=Watch(("mean_abs",))))
-    (loss, _), _, stats = fn(p, X, plan=uniform(table, FULL), collect=asked)
-    plain, _ = jax.jit(looping)(p, X)
+    watched, looped = compiled_loops()
+    (loss, _), _, stats = watched(p, X, plan=uniform(table, FULL), collect=asked)
+    plain, _ = looped(p, X)
     np.testing.assert_array_equal(loss, plain)
     seen, taken = collect is not False, flag > 0
     for role, size in (("activation", X.size), ("weight", 64), ("gradient", X.size)):

@@ -1,5 +1,6 @@
 """Statistics are those of the tensors themselves, captured from unrolled loops."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from adaprec_jax.contractions import (
     value_and_grad,
     with_precision,
 )
-from adaprec_jax.contractions.statistics import QUANTITIES, merge
+from adaprec_jax.contractions.statistics import QUANTITIES, merge_axis
 from adaprec_jax.plan import uniform
 from adaprec_jax.precision import SharedPrecision
 from adaprec_jax.scaling import Recipes, none
@@ -145,16 +146,26 @@ def loss_of(model: Any) -> Any:
     return lambda p, x: (mean(model(p, x, lambda _, a, w: a @ w, lax.scan)), None)
 
 
-def run(model: Any, p: Any, entry: Any, watch: Watch, **extra: Any) -> Any:
-    loss = loss_of(model)
-    plan = uniform(contraction_table(loss, p, X), entry)
-    return jax.jit(value_and_grad(loss, watch=watch))(p, X, plan=plan, **extra)
+WATCHES = {
+    "nothing": Watch(),
+    "everything": Watch(EVERYTHING, what_if={"e5m2": E5M2}),
+    "gradients": Watch(("amax",), roles=("gradient",)),
+}
+
+
+@functools.cache
+def compiled(model: Any, watch: str) -> Any:
+    return jax.jit(value_and_grad(loss_of(model), watch=WATCHES[watch]))
+
+
+def run(model: Any, p: Any, entry: Any, watch: str, **extra: Any) -> Any:
+    plan = uniform(contraction_table(loss_of(model), p, X), entry)
+    return compiled(model, watch)(p, X, plan=plan, **extra)
 
 
 @pytest.mark.parametrize(("model", "p"), CASES.values(), ids=CASES)
 def test_every_field_equals_numpy_on_captured_tensors(model: Any, p: Any):
-    watch = Watch(EVERYTHING, what_if={"e5m2": E5M2})
-    stats = run(model, p, FULL, watch)[2]
+    stats = run(model, p, FULL, "everything")[2]
     expected = recorded(model, p, X)
     for name, roles in expected.items():
         for role, tensors in roles.items():
@@ -186,8 +197,7 @@ def test_the_format_in_force_is_measured_with_its_own_saturation():
 
 
 def test_collect_false_gives_nothing_and_true_everything():
-    watch = Watch(EVERYTHING, what_if={"e5m2": E5M2})
-    args = (stack, CASES["stack"][1], LOW, watch)
+    args = (stack, CASES["stack"][1], LOW, "everything")
     always = run(*args)[2]
     for share in (0.0, 1.0):
         seen = run(*args, collect=jnp.bool_(share))[2]
@@ -203,16 +213,15 @@ def test_collect_false_gives_nothing_and_true_everything():
 
 @pytest.mark.parametrize("name", ["rnn", "stack", "ensemble"])
 def test_statistics_change_neither_loss_nor_gradients(name: str):
-    watch = Watch(EVERYTHING, what_if={"e5m2": E5M2})
     model, p = CASES[name]
-    (loss, _), gradients, _ = run(model, p, LOW, Watch())
-    (watched, _), watched_gradients, _ = run(model, p, LOW, watch)
+    (loss, _), gradients, _ = run(model, p, LOW, "nothing")
+    (watched, _), watched_gradients, _ = run(model, p, LOW, "everything")
     assert loss == watched
     jax.tree.map(np.testing.assert_array_equal, gradients, watched_gradients)
 
 
 def test_only_what_is_asked_for_is_there():
-    stats = run(rnn, P, LOW, Watch(("amax",), roles=("gradient",)))[2]
+    stats = run(rnn, P, LOW, "gradients")[2]
     assert stats.tensors.keys() == {"wi", "wh"}
     (only,) = stats.tensors["wi"].items()
     assert only[0] == "gradient"
@@ -249,12 +258,11 @@ def test_micro_batches_merge_to_the_whole_batch():
         stats: Stats = fn(P, x, plan=plan)[2]
         return stats.tensors
 
-    parts = [tensors(x) for x in X[:2]]
+    parts = jax.tree.map(lambda *s: jnp.stack(s), *[tensors(x) for x in X[:2]])
     whole = tensors(jnp.concatenate(list(X[:2])))
     for name in P:
         for role in ("activation", "gradient"):
-            merged = merge(parts[0][name][role], parts[1][name][role])
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
-                merged, whole[name][role],
+                merge_axis(parts[name][role], 0), whole[name][role],
             )  # fmt: skip

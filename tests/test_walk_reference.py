@@ -194,31 +194,33 @@ STACKS = {
 PATHS = {"qk": "qhd,khd->hqk", "av": "hqk,khd->qhd"}
 
 
+X = normal(9, 5, 4)
+NAMES = contraction_table(scanned, LAYERS, X).names
+STEP = jax.jit(lambda plan, p: value_and_grad(scanned)(p, X, plan=plan))
+
+
+def expected_of(sixes: list[dict[str, Six]]) -> Any:
+    low = lambda p: unrolled(p, X, sixes)
+    return jax.jit(jax.value_and_grad(low, has_aux=True))(LAYERS)
+
+
 def test_layers_of_a_scanned_stack_differ_in_one_compilation():
-    x = normal(9, 5, 4)
-    step = jax.jit(lambda plan, p: value_and_grad(scanned)(p, x, plan=plan))
-    names = contraction_table(scanned, LAYERS, x).names
-    assert set(names) == {"q", "k", "v", "o", *PATHS.values()}
+    assert set(NAMES) == {"q", "k", "v", "o", *PATHS.values()}
     for sixes in STACKS.values():
         entry = stacked(*map(separate, sixes))
-        (value, out), gradients, _ = step(dict.fromkeys(names, entry), LAYERS)
+        (value, out), gradients, _ = STEP(dict.fromkeys(NAMES, entry), LAYERS)
         every = [dict.fromkeys([*LAYERS, *PATHS], six) for six in sixes]
-        low = lambda p, every=every: unrolled(p, x, every)
-        expected = jax.jit(jax.value_and_grad(low, has_aux=True))(LAYERS)
+        expected = expected_of(every)
         np.testing.assert_array_equal(out, expected[0][1])
         assert_equal((value, gradients), (expected[0][0], expected[1]))
-    assert step._cache_size() == 1
+    assert STEP._cache_size() == 1
 
 
 def test_one_product_of_one_layer_alone():
-    x = normal(9, 5, 4)
-    plan = dict.fromkeys(contraction_table(scanned, LAYERS, x).names, separate(NOTHING))
+    plan = dict.fromkeys(NAMES, stacked(*[separate(NOTHING)] * 3))
     plan[PATHS["qk"]] = stacked(*map(separate, [NOTHING, NOTHING, SIX]))
-    (value, _), gradients, _ = jax.jit(
-        lambda plan, p: value_and_grad(scanned)(p, x, plan=plan)
-    )(plan, LAYERS)
-    low = lambda p: unrolled(p, x, [{}, {}, {"qk": SIX}])
-    expected = jax.jit(jax.value_and_grad(low, has_aux=True))(LAYERS)
+    (value, _), gradients, _ = STEP(plan, LAYERS)
+    expected = expected_of([{}, {}, {"qk": SIX}])
     assert_equal((value, gradients), (expected[0][0], expected[1]))
 
 

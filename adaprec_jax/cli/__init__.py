@@ -19,3 +19,6 @@ def main() -> None:
         for fault in error.args:
             sys.stderr.write(f"adaprec: {fault}\n")
         sys.exit(2)
+    except (OSError, UnicodeEncodeError) as error:  # A name too long, a full pipe.
+        sys.stderr.write(f"adaprec: {error}.\n")
+        sys.exit(2)

@@ -18,6 +18,7 @@ from adaprec_jax.runs import (
     store,
 )
 from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.store import Outcome
 
@@ -155,6 +156,7 @@ def _tell_if_over(directory: Path, *, as_json: bool) -> None:
     outcome = store.outcome(directory)
     if outcome is None or not store.is_over(outcome.state):
         return
+    store.experiment_of(directory)
     for change in store.changes(directory, environment.code()):
         typer.echo(f"adaprec: since that run, {change}.", err=True)
     _tell(directory, outcome, as_json=as_json, prefix="already ")
@@ -167,11 +169,18 @@ def _tell(
     if as_json:
         _print_json({"directory": str(directory), **outcome._asdict()})
     else:
-        path = directory / store.METRICS
-        columns = metrics.read(path) if path.is_file() else {}
-        chart = summary.precision_chart(columns, outcome.step)
-        tables.outcome(directory, outcome, prefix, chart)
+        tables.outcome(directory, outcome, prefix, _chart(directory, outcome))
     raise typer.Exit(_EXIT_CODES[outcome.state])
+
+
+def _chart(directory: Path, outcome: Outcome) -> list[str]:
+    """Returns the precision over time; without metrics, why there is none."""
+    path = directory / store.METRICS
+    try:
+        columns = metrics.read(path) if path.is_file() else {}
+    except InputError as error:
+        return list(error.args)
+    return summary.precision_chart(columns, outcome.step)
 
 
 def _print_json(tree: Any) -> None:

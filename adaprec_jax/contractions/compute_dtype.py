@@ -85,14 +85,19 @@ def class_of(primitive: str, compute: Compute) -> str:
     """Returns the class of a primitive.
 
     Raises:
-        ValueError: The table does not name it.
+        ValueError: The table does not name it, or `extra` gives it an unknown class.
 
     >>> class_of("exp", Compute(jnp.dtype("bfloat16")))
     'float32'
     """
     classes = {"float32": FLOAT32, "widest": WIDEST, "as is": AS_IS, "look-up": LOOK_UP}
     if primitive in compute.extra:
-        return compute.extra[primitive]
+        if (chosen := compute.extra[primitive]) not in classes:
+            raise ValueError(
+                f"Compute.extra has {primitive!r} in the class {chosen!r}; the classes "
+                f"are {list(classes)}."
+            )
+        return chosen
     for name, members in classes.items():
         if primitive in members:
             return name

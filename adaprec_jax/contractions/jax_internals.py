@@ -28,7 +28,7 @@ ClosedJaxpr = core.ClosedJaxpr
 Eqn = core.JaxprEqn
 Jaxpr = core.Jaxpr
 Literal = core.Literal
-Var = core.Var
+eval_jaxpr = core.eval_jaxpr
 last_used = core.last_used
 pvary_p = core.pvary_p
 
@@ -43,7 +43,6 @@ __all__ = [
     "Eqn",
     "Jaxpr",
     "Literal",
-    "Var",
     "aval",
     "bind",
     "cond_p",
@@ -52,6 +51,7 @@ __all__ = [
     "custom_jvp_call_p",
     "custom_vjp_call_p",
     "dot_general_p",
+    "eval_jaxpr",
     "fold_in_place",
     "instantiate",
     "is_spread",

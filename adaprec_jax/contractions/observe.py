@@ -17,6 +17,9 @@ from adaprec_jax.contractions.statistics import TensorStats, measure, nothing, p
 from adaprec_jax.formats import Format
 from adaprec_jax.scaling import current, largest_magnitude
 
+# One recipe for all tensors: rounding is traced anew for each recipe.
+_CURRENT = current()
+
 
 class Probe(NamedTuple):
     """Zeros whose gradient carries what was seen of the cotangent.
@@ -127,9 +130,7 @@ def _measured(
 ) -> TensorStats:
     """Returns the statistics of rounding to `fmt`, currently scaled if not yet done."""
     if rounded is None:
-        rounded = round_tensor(
-            current(), x, fmt, (), None, members, watching.axis_names
-        )
+        rounded = round_tensor(_CURRENT, x, fmt, (), None, members, watching.axis_names)
     values, scale = rounded
     lowest, highest = (bound * scale for bound in (fmt.min_value, fmt.max_value))
     return measure(x, values, scale, lowest, highest, watching.fields, members)

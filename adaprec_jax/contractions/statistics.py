@@ -23,8 +23,9 @@ class TensorStats(NamedTuple):
 
     Attributes:
         elements: How many.
-        amax: Largest magnitude, infinite if an element is. (On a CPU XLA's maximum
-            passes over NaN, so this says nothing about NaN.)
+        amax: Largest magnitude, infinite if an element is. (XLA's maximum on a CPU
+            passes over NaN and forgets what it met before: with a NaN in the tensor
+            this is any number. Sums are NaN then.)
         sum_abs: Sum of magnitudes.
         sum_squares: Sum of squares.
         zeros: Elements that are exactly zero.
@@ -239,25 +240,6 @@ def _chunked(
     return _reduce(lax.fori_loop(0, chunks, body, zeros))
 
 
-def merge(a: TensorStats, b: TensorStats) -> TensorStats:
-    """Returns the statistics of both parts together: amax is the larger, sums add.
-
-    >>> part = TensorStats(elements=jnp.float32(2), amax=jnp.float32(3))
-    >>> merge(part, part._replace(amax=jnp.float32(1)))[:2]
-    (Array(4., dtype=float32), Array(3., dtype=float32))
-    """
-    return TensorStats(
-        *(
-            None if x is None or y is None else _merge_field(field, x, y)
-            for field, x, y in zip(TensorStats._fields, a, b, strict=True)
-        )
-    )
-
-
-def _merge_field(field: str, x: Array, y: Array) -> Array:
-    return jnp.maximum(x, y) if field == "amax" else x + y
-
-
 def merge_axis(stats: TensorStats, axis: int) -> TensorStats:
     """Returns `stats` merged over one of their axes.
 
@@ -273,7 +255,7 @@ def merge_axis(stats: TensorStats, axis: int) -> TensorStats:
 
 
 def nothing(shape: tuple[int, ...], fields: tuple[str, ...]) -> TensorStats:
-    """Returns the statistics of no elements, the neutral element of `merge`.
+    """Returns the statistics of no elements, the neutral element of `merge_axis`.
 
     >>> nothing((), ("elements",)).elements
     Array(0., dtype=float32)

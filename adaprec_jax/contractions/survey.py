@@ -25,7 +25,7 @@ Position: TypeAlias = tuple[int, ...]
 _FLOATS = ("float16", "bfloat16", "float32")
 
 
-class Scope(NamedTuple):
+class Context(NamedTuple):
     """What surrounds an equation; `executions` is None where it is not known."""
 
     position: Position
@@ -33,6 +33,11 @@ class Scope(NamedTuple):
     slots: tuple[Slot, ...]
     executions: int | None
     differentiated: bool
+
+    def inside(self, slot: Slot) -> "Context":
+        """Returns what surrounds the equations that the slot repeats."""
+        executions = self.executions and self.executions * slot.size
+        return self._replace(slots=(*self.slots, slot), executions=executions)
 
 
 @dataclasses.dataclass
@@ -44,7 +49,7 @@ class Survey:
         open_custom: As in `survey`.
         sites: Contractions in program order; their names come last.
         uses: What the name of each site is made from.
-        loops: What each loop or mesh repeats.
+        loops: What each scan repeats.
         not_reached: What the plan has no say over.
     """
 
@@ -71,7 +76,7 @@ def survey(
         open_custom: Whether to enter functions with derivative rules of their own.
     """
     log = Survey({path.split("/")[0] for path in sources if path}, open_custom)
-    _visit(closed.jaxpr, sources, Scope((), "", (), 1, True), log)
+    _visit(closed.jaxpr, sources, Context((), "", (), 1, True), log)
     named = names.contraction_names(log.uses)
     for (position, site), name in zip(log.sites.items(), named, strict=True):
         contraction = site.contraction._replace(name=name)
@@ -87,7 +92,7 @@ def derived(sources: Sequence[Source]) -> Source:
 
 
 def _visit(
-    jaxpr: Jaxpr, sources: Sequence[Source], scope: Scope, log: Survey
+    jaxpr: Jaxpr, sources: Sequence[Source], context: Context, log: Survey
 ) -> list[Source]:
     """Lists one jaxpr and returns the sources of its results."""
     env: dict[Any, Source] = dict.fromkeys(jaxpr.constvars, CONSTANT)
@@ -97,9 +102,9 @@ def _visit(
         return CONSTANT if isinstance(atom, internals.Literal) else env[atom]
 
     for i, eqn in enumerate(jaxpr.eqns):
-        inner = scope._replace(
-            position=(*scope.position, i),
-            stack=f"{scope.stack}/{internals.name_stack(eqn)}",
+        inner = context._replace(
+            position=(*context.position, i),
+            stack=f"{context.stack}/{internals.name_stack(eqn)}",
         )
         visit = _VISITORS.get(eqn.primitive, _visit_other)
         outs = visit(eqn, [read(atom) for atom in eqn.invars], inner, log)
@@ -108,7 +113,7 @@ def _visit(
 
 
 def _visit_contraction(
-    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+    eqn: Eqn, sources: list[Source], context: Context, log: Survey
 ) -> list[Source]:
     """Records one contraction; a product of two parameters is a parameter again."""
     left, right, out = map(aval, (*eqn.invars[:2], eqn.outvars[0]))
@@ -117,7 +122,7 @@ def _visit_contraction(
     if not all(dtype in _FLOATS for dtype in dtypes):
         what = f"{eqn.primitive.name} {einsum}"
         reason = f"its operands are {dtypes[0]} and {dtypes[1]}, not one of {_FLOATS}"
-        log.not_reached.append(NotReached(_where(scope, log), what, reason))
+        log.not_reached.append(NotReached(_where(context, log), what, reason))
         return [derived(sources)]
     weight_side = 0 if sources[0] and not sources[1] else 1
     parameter = sources[weight_side] or ""
@@ -125,8 +130,8 @@ def _visit_contraction(
     roles = ("weight" if sources[1 - weight_side] else "activation",
              "weight" if parameter else "activation")  # fmt: skip
     members = tuple(weight.shape[axis] for axis in batch[weight_side] if parameter)
-    layers = tuple(slot.size for slot in scope.slots if slot.kind == "layer")
-    module, written = names.scope_path(scope.stack, log.tops)
+    layers = tuple(slot.size for slot in context.slots if slot.kind == "layer")
+    module, written = names.scope_path(context.stack, log.tops)
     log.uses.append(names.Use(parameter, module, written or einsum))
     contraction = Contraction(
         name="",
@@ -136,10 +141,10 @@ def _visit_contraction(
         roles=roles,
         axes=(*layers, *members),
         macs=macs,
-        executions=scope.executions,
-        differentiated=scope.differentiated,
+        executions=context.executions,
+        differentiated=context.differentiated,
     )
-    log.sites[scope.position] = Site(contraction, weight_side, scope.slots, members)
+    log.sites[context.position] = Site(contraction, weight_side, context.slots, members)
     return [derived(sources)]
 
 
@@ -161,23 +166,20 @@ def _shape_of(eqn: Eqn) -> tuple[str, int, tuple[tuple[int, ...], tuple[int, ...
     return "ragged", math.prod(out) * contracted, ((), ())
 
 
-def _where(scope: Scope, log: Survey) -> str:
-    return names.scope_path(scope.stack, log.tops)[0] or "(top level)"
+def _where(context: Context, log: Survey) -> str:
+    return names.scope_path(context.stack, log.tops)[0] or "(top level)"
 
 
 def _visit_scan(
-    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+    eqn: Eqn, sources: list[Source], context: Context, log: Survey
 ) -> list[Source]:
     """Enters a scan: over layers if a parameter is among its xs, else over time."""
     constants, carried = eqn.params["num_consts"], eqn.params["num_carry"]
     body, length = eqn.params["jaxpr"].jaxpr, eqn.params["length"]
     xs = sources[constants + carried :]
     slot = Slot("layer" if any(xs) else "time", length)
-    log.loops[scope.position] = slot
-    inner = scope._replace(
-        slots=(*scope.slots, slot),
-        executions=None if scope.executions is None else scope.executions * length,
-    )
+    log.loops[context.position] = slot
+    inner = context.inside(slot)
     sources = _settle(body, sources, (constants, carried), inner, log)
     return _visit(body, sources, inner, log)
 
@@ -186,14 +188,14 @@ def _settle(
     body: Jaxpr,
     sources: list[Source],
     counts: tuple[int, int],
-    scope: Scope,
+    context: Context,
     log: Survey,
 ) -> list[Source]:
     """Returns the sources with a carry that the loop changes counted as data."""
     constants, carried = counts
     inside = slice(constants, constants + carried)
     while any(source is not None for source in sources[inside]):
-        outs = _visit(body, sources, scope, log.rehearsal())[:carried]
+        outs = _visit(body, sources, context, log.rehearsal())[:carried]
         settled = [a if a == b else None
                    for a, b in zip(sources[inside], outs, strict=True)]  # fmt: skip
         if settled == sources[inside]:
@@ -203,28 +205,31 @@ def _settle(
 
 
 def _visit_while(
-    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+    eqn: Eqn, sources: list[Source], context: Context, log: Survey
 ) -> list[Source]:
-    """Enters a while loop; how often it runs is not known, and it has no gradient."""
+    """Enters a while loop; how often it runs is not known, and it has no gradient.
+
+    Its test is not entered: JAX lets it return nothing but the decision, so what is
+    seen there would be lost.
+    """
     tests, bodies = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    inner = scope._replace(executions=None, differentiated=False)
+    inner = context._replace(executions=None, differentiated=False)
     body = eqn.params["body_jaxpr"].jaxpr
     loop = _settle(
         body, sources[tests:], (bodies, len(sources) - tests - bodies), inner, log
     )
-    carry = loop[bodies:]
-    test = inner._replace(position=(*scope.position, 0))
-    _visit(eqn.params["cond_jaxpr"].jaxpr, [*sources[:tests], *carry], test, log)
-    return _visit(body, loop, inner._replace(position=(*scope.position, 1)), log)
+    reason = "in the test of a while loop, which the walk does not enter"
+    _note(eqn.params["cond_jaxpr"].jaxpr, inner, log, reason)
+    return _visit(body, loop, inner, log)
 
 
 def _visit_cond(
-    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+    eqn: Eqn, sources: list[Source], context: Context, log: Survey
 ) -> list[Source]:
     """Enters every branch; each counts as executed."""
     outs = [
         _visit(branch.jaxpr, sources[1:],
-               scope._replace(position=(*scope.position, i)), log)
+               context._replace(position=(*context.position, i)), log)
         for i, branch in enumerate(eqn.params["branches"])
     ]  # fmt: skip
     return [
@@ -233,66 +238,66 @@ def _visit_cond(
 
 
 def _visit_shard_map(
-    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+    eqn: Eqn, sources: list[Source], context: Context, log: Survey
 ) -> list[Source]:
     """Enters a shard_map: shapes inside are one shard's."""
     slot = Slot("shard", internals.shard_count(eqn))
-    log.loops[scope.position] = slot
-    inner = scope._replace(
-        slots=(*scope.slots, slot),
-        executions=None if scope.executions is None else scope.executions * slot.size,
-    )
-    return _visit(eqn.params["jaxpr"], sources, inner, log)
+    return _visit(eqn.params["jaxpr"], sources, context.inside(slot), log)
 
 
 def _visit_call(
-    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+    eqn: Eqn, sources: list[Source], context: Context, log: Survey
 ) -> list[Source]:
     """Enters a call whose inputs and results are those of its one jaxpr."""
     (jaxpr,) = internals.sub_jaxprs(eqn)
-    return _visit(jaxpr, sources, scope, log)
+    return _visit(jaxpr, sources, context, log)
 
 
 def _visit_custom(
-    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+    eqn: Eqn, sources: list[Source], context: Context, log: Survey
 ) -> list[Source]:
     """Enters a function with a derivative rule of its own only if asked to."""
     if log.open_custom:
-        return _visit_call(eqn, sources, scope, log)
+        return _visit_call(eqn, sources, context, log)
     kind = (
         "custom_vjp" if eqn.primitive is internals.custom_vjp_call_p else "custom_jvp"
     )
     reason = f"inside a {kind}, which keeps its own derivative (open_custom enters it)"
-    return _pass_by(eqn, sources, scope, log, reason)
+    return _pass_by(eqn, sources, context, log, reason)
 
 
 def _visit_other(
-    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey
+    eqn: Eqn, sources: list[Source], context: Context, log: Survey
 ) -> list[Source]:
     """Passes an ordinary primitive, noting one that is not known."""
     inside = internals.sub_jaxprs(eqn)
     if not inside and eqn.primitive.name not in KNOWN:
         reason = "the walk does not know what this primitive multiplies"
         what = eqn.primitive.name
-        log.not_reached.append(NotReached(_where(scope, log), what, reason))
+        log.not_reached.append(NotReached(_where(context, log), what, reason))
     if eqn.primitive.name == "dynamic_slice":
         return [sources[0]]
     reason = f"inside {eqn.primitive.name}, which the walk does not enter"
-    return _pass_by(eqn, sources, scope, log, reason)
+    return _pass_by(eqn, sources, context, log, reason)
 
 
 def _pass_by(
-    eqn: Eqn, sources: list[Source], scope: Scope, log: Survey, reason: str
+    eqn: Eqn, sources: list[Source], context: Context, log: Survey, reason: str
 ) -> list[Source]:
-    """Notes the contractions inside an equation that is evaluated as it stands."""
-    ahead = log.rehearsal()
+    """Passes an equation that is evaluated as it stands."""
     for jaxpr in internals.sub_jaxprs(eqn):
-        _visit(jaxpr, [None] * len(jaxpr.invars), scope, ahead)
+        _note(jaxpr, context, log, reason)
+    return [derived(sources)] * len(eqn.outvars)
+
+
+def _note(jaxpr: Jaxpr, context: Context, log: Survey, reason: str) -> None:
+    """Notes the contractions inside a jaxpr that is evaluated as it stands."""
+    ahead = log.rehearsal()
+    _visit(jaxpr, [None] * len(jaxpr.invars), context, ahead)
     for site in ahead.sites.values():
         what = f"{site.contraction.primitive} {site.contraction.einsum}"
-        log.not_reached.append(NotReached(_where(scope, log), what, reason))
+        log.not_reached.append(NotReached(_where(context, log), what, reason))
     log.not_reached.extend(ahead.not_reached)
-    return [derived(sources)] * len(eqn.outvars)
 
 
 CONTRACTIONS = (
@@ -300,7 +305,7 @@ CONTRACTIONS = (
     internals.conv_general_dilated_p,
     internals.ragged_dot_general_p,
 )
-_Visitor: TypeAlias = Callable[[Eqn, list[Source], Scope, Survey], list[Source]]
+_Visitor: TypeAlias = Callable[[Eqn, list[Source], Context, Survey], list[Source]]
 _VISITORS: dict[Any, _Visitor] = {
     **dict.fromkeys(CONTRACTIONS, _visit_contraction),
     internals.scan_p: _visit_scan,

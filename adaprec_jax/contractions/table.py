@@ -21,8 +21,8 @@ class Contraction(NamedTuple):
             Members are found where they are a batch axis of the product; a vmapped
             convolution and a product of all members with one input have none.
         macs: Multiply-accumulates of one execution of the forward product.
-        executions: How often it runs per call; None inside a `while` loop.
-        differentiated: Whether dgrad and wgrad can run; false inside a `while` loop.
+        executions: How often it runs per call; None in the body of a `while` loop.
+        differentiated: Whether dgrad and wgrad can run; false in a `while` loop.
     """
 
     name: str

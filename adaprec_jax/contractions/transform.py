@@ -5,10 +5,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Key
 
 from adaprec_jax.contractions import jax_internals as internals, names
 from adaprec_jax.contractions.compute_dtype import Compute
+from adaprec_jax.contractions.fitting import fit
 from adaprec_jax.contractions.observe import Asked, Observed, Probe, Watching
 from adaprec_jax.contractions.products import States
 from adaprec_jax.contractions.statistics import (
@@ -30,7 +32,7 @@ from adaprec_jax.contractions.walk import (
     evaluate,
     merge_observed,
 )
-from adaprec_jax.precision import Plan, separate
+from adaprec_jax.precision import Plan
 from adaprec_jax.scaling import Recipes, current
 
 RecipeStates: TypeAlias = dict[str, States]
@@ -108,8 +110,10 @@ def with_precision(
     jit, grad, vmap, remat, scan and shard_map; it has no forward-mode derivative.
 
     Raises:
-        ValueError: The plan misses a contraction, names one that is not there, or has
-            leaves that do not broadcast to its axes.
+        ValueError: (when called) The plan misses a contraction, names one that is not
+            there, or has leaves that are not finite or do not broadcast to its axes;
+            a recipe asks for `key` or `states` and gets none; `compute_dtype` does
+            not know a primitive or a class.
 
     >>> from adaprec_jax import formats
     >>> from adaprec_jax.precision import SharedPrecision
@@ -144,7 +148,7 @@ def init_recipes(table: Table, recipes: RecipesFor) -> RecipeStates:
 
 
 def update_recipes(
-    recipes: RecipesFor, table: Table, states: RecipeStates, plan: Plan, stats: Stats
+    recipes: RecipesFor, table: Table, states: RecipeStates, stats: Stats
 ) -> RecipeStates:
     """Returns the states of the scaling recipes after one step.
 
@@ -153,20 +157,15 @@ def update_recipes(
     """
     new = {}
     for c in table.contractions:
-        forward, dgrad, _ = separate(plan[c.name])
-        formats = States(forward.activation, forward.weight, dgrad.gradient)
         seen = stats.amax.get(c.name, {})
-        parts = []
-        for role, recipe in zip(ROLES, _recipes_for(recipes, c), strict=True):
-            update, state = recipe.update, getattr(states[c.name], role)
-            for _ in c.axes:
-                update = jax.vmap(update)
-            fmt = jax.tree.map(
-                lambda leaf, axes=c.axes: jnp.broadcast_to(leaf, axes),
-                getattr(formats, role),
+        new[c.name] = States(
+            *(
+                recipe.update(state, seen[role]) if role in seen else state
+                for role, recipe, state in zip(
+                    ROLES, _recipes_for(recipes, c), states[c.name], strict=True
+                )
             )
-            parts.append(update(state, fmt, seen[role]) if role in seen else state)
-        new[c.name] = States(*parts)
+        )
     return new
 
 
@@ -187,6 +186,11 @@ def value_and_grad(
         `((loss, aux), gradients, stats)`. Gradients are with respect to `params` and
         not rounded. `collect` (a traced boolean) says whether statistics are gathered
         this time; without it they always are.
+
+    Raises:
+        ValueError: (when called) As in `with_precision`; a quantity or role of `watch`
+            is unknown; a contraction is in the body of a `while` loop, which has no
+            gradient.
 
     >>> from adaprec_jax import formats
     >>> from adaprec_jax.precision import SharedPrecision
@@ -252,16 +256,23 @@ def _trace(
         n: _recipes_for(options.recipes, s.contraction) for n, s in sites.items()
     }
     fields = fields_of(watch.quantities)
+    if unknown := [role for role in watch.roles if role not in ROLES]:
+        raise ValueError(f"Unknown roles {unknown}; known are {list(ROLES)}.")
     watching = {
         name: Watching(
             fields, watch.roles,
-            tuple(role for role, recipe in zip(ROLES, recipes[name], strict=True)
-                  if recipe.init(()) != ()),
+            stateful_roles(options.recipes, sites[name].contraction),
             (),
         )
         for name in sites
     }  # fmt: skip
     return _Traced(closed, out_shape, found, sites, recipes, watching)
+
+
+def stateful_roles(recipes: RecipesFor, contraction: Contraction) -> tuple[str, ...]:
+    """Returns the roles whose scaling recipe has a state, and so needs the amax."""
+    chosen = zip(ROLES, _recipes_for(recipes, contraction), strict=True)
+    return tuple(role for role, recipe in chosen if recipe.init(()) != ())
 
 
 def _recipes_for(recipes: RecipesFor, contraction: Contraction) -> Recipes:
@@ -277,7 +288,8 @@ def _run(
     probes: dict[str, Probe] | None,
 ) -> tuple[Any, Seen]:
     """Evaluates the traced function under a plan."""
-    plan = _fitted(plan, traced)
+    contractions = [site.contraction for site in traced.sites.values()]
+    plan = jax.tree.map(jnp.asarray, fit(plan, contractions))
     states = _fitted_states(extras.states, traced)
     settings = Settings(
         traced.found, traced.recipes, traced.watching, options.compute_dtype
@@ -295,39 +307,6 @@ def _run(
     shapes, tree = jax.tree.flatten(traced.out_shape)
     arrays = [v.array.astype(s.dtype) for v, s in zip(outs, shapes, strict=True)]
     return jax.tree.unflatten(tree, arrays), seen
-
-
-def _fitted(plan: Plan, traced: _Traced) -> Plan:
-    """Returns the plan with every leaf broadcast to the axes of its contraction."""
-    missing = [name for name in traced.sites if name not in plan]
-    unknown = [name for name in plan if name not in traced.sites]
-    if missing or unknown:
-        raise ValueError(
-            "The plan does not fit the function: "
-            + (f"it has no entry for {missing}; " if missing else "")
-            + (f"it names {unknown}, which are not there; " if unknown else "")
-            + f"the contractions are {list(traced.sites)}."
-        )
-    return {
-        name: jax.tree.map(
-            lambda leaf, axes=site.contraction.axes, name=name: _spread(
-                leaf, axes, name
-            ),
-            plan[name],
-        )
-        for name, site in traced.sites.items()
-    }
-
-
-def _spread(leaf: Any, axes: tuple[int, ...], name: str) -> Array:
-    leaf = jnp.asarray(leaf)
-    try:
-        return jnp.broadcast_to(leaf, axes)
-    except ValueError:
-        raise ValueError(
-            f"An entry of {name!r} has a leaf of shape {leaf.shape}, which does not "
-            f"broadcast to the contraction's axes {axes}."
-        ) from None
 
 
 def _fitted_states(states: RecipeStates | None, traced: _Traced) -> RecipeStates:
@@ -373,14 +352,13 @@ def _stats(
         for name, roles in seen.items()
     }
     tensors = [_tensors(merged, traced, i) for i in range(1 + len(watch.what_if))]
-    squares = [jnp.sum(jnp.square(g.astype(jnp.float32)))
-               for g in jax.tree.leaves(gradients)]  # fmt: skip
-    norm = jnp.sqrt(sum(squares, start=jnp.float32(0)))
+    wide = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
     loss = loss.astype(jnp.float32)
+    finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((loss, gradients))]
     return Stats(
         loss=loss,
-        gradient_norm=norm,
-        finite=jnp.isfinite(loss) & _all_finite(gradients),
+        gradient_norm=optax.tree.norm(wide).astype(jnp.float32),
+        finite=jnp.all(jnp.stack(finite)),
         tensors=tensors[0],
         what_if=dict(zip(watch.what_if, tensors[1:], strict=True)),
         amax={
@@ -388,11 +366,6 @@ def _stats(
             for name, roles in merged.items()
         },
     )
-
-
-def _all_finite(tree: Any) -> Bool[Array, ""]:
-    leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves)) if leaves else jnp.bool_(True)
 
 
 def _merge_slots(traced: _Traced, name: str, probe: Probe) -> Observed:

@@ -28,6 +28,7 @@ from adaprec_jax.contractions.products import (
     States,
     rounded_contraction,
 )
+from adaprec_jax.contractions.statistics import merge_axis, pack, unpack
 from adaprec_jax.contractions.survey import Position, Survey
 from adaprec_jax.contractions.table import Site
 from adaprec_jax.precision import Plan
@@ -41,7 +42,7 @@ class Settings(NamedTuple):
     """What is static for one evaluation.
 
     Attributes:
-        survey: Sites and loops by position.
+        survey: Sites and scans by position.
         recipes: Scaling recipes by contraction name.
         watching: Statistics by contraction name.
         compute: The dtype of what lies between contractions; None leaves it alone.
@@ -282,26 +283,26 @@ def _keeping_dtypes(turn: _Turn) -> _Turn:
 def _while(
     settings: Settings, eqn: Eqn, ins: list[Value], live: Live, spot: Spot
 ) -> _Result:
-    """Evaluates a while loop; what is seen in its body is merged over iterations."""
+    """Evaluates a while loop; what is seen in its body is merged over iterations.
+
+    Its test is evaluated as it stands: what is seen there could not be handed out.
+    """
     tests, bodies = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
-    of_test, of_body, init = (
-        ins[:tests],
-        ins[tests : tests + bodies],
-        ins[tests + bodies :],
-    )
-    at_test, at_body = (spot._replace(position=(*spot.position, i)) for i in (0, 1))
+    of_test = [value.array for value in ins[:tests]]
+    of_body, init = ins[tests : tests + bodies], ins[tests + bodies :]
 
     def turn(carry: list[Array], i: Array) -> tuple[list[Array], Seen]:
         here = live._replace(key=_fold(live.key, i))
         values = [*of_body, *(Value(c, False) for c in carry)]
-        outs, seen = evaluate(settings, body.jaxpr, body.consts, values, here, at_body)
+        outs, seen = evaluate(settings, body.jaxpr, body.consts, values, here, spot)
         return [v.array for v in outs], seen
 
     def goes_on(state: tuple[Array, list[Array], Seen]) -> Array:
-        values = [*of_test, *(Value(c, False) for c in state[1])]
-        (out,), _ = evaluate(settings, test.jaxpr, test.consts, values, live, at_test)
-        return out.array
+        dtypes = (aval(var).dtype for var in test.jaxpr.invars)
+        arrays = map(cast, [*of_test, *state[1]], dtypes)
+        (out,) = internals.eval_jaxpr(test.jaxpr, test.consts, *arrays)
+        return out
 
     def advance(state: tuple[Array, list[Array], Seen]) -> Any:
         i, carry, seen = state
@@ -437,12 +438,10 @@ def merge_seen(seen: Seen, settings: Settings) -> Seen:
 
 
 def merge_observed(observed: Observed, fields: tuple[str, ...]) -> Observed:
-    """Returns one observation merged over its leading axis: amax by maximum."""
+    """Returns one observation merged over its leading axis."""
     stats, amax = observed
     if stats is not None:
-        is_amax = jnp.array([field == "amax" for field in fields])
-        is_amax = jnp.broadcast_to(is_amax, stats.shape[1:])
-        stats = jnp.where(is_amax, stats.max(0), stats.sum(0))
+        stats = pack(merge_axis(unpack(stats, fields), 0), fields)
     return Observed(stats, None if amax is None else amax.max(0))
 
 

@@ -87,8 +87,9 @@ def as_text(packs: Sequence[Pack], baseline: str) -> list[str]:
         if arm.changes.any()
         for label, bits in _labelled(name, arm).items()
     }
-    drawn = ["", "bits of activations and weights, first seed", *chart(moving)]
-    return [*lines, *(drawn if moving else []), "", *map(_counts, packs)]
+    if moving:
+        lines += ["", "bits of activations and weights, first seed", *chart(moving)]
+    return [*lines, "", *map(_counts, packs)]
 
 
 def _labelled(name: str, arm: Arm) -> dict[str, Int[np.ndarray, " steps"]]:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jaxtyping import Array, Key, PyTree
 
 from adaprec_jax import loss_scaling, scaling, schedules, stats
@@ -33,15 +32,28 @@ from adaprec_jax.runs.expected import pieces
 from adaprec_jax.scaling import Recipe, Recipes
 from adaprec_jax.schedules import Schedule
 from adaprec_jax.tasks import (
+    denoising,
     digits,
     fashion_mnist,
+    function,
     models,
     order,
     shakespeare,
     teacher,
 )
+from adaprec_jax.tasks.network import Model
 from adaprec_jax.tasks.task import Batch, Data, Split, Task, gather_rows
 from adaprec_jax.train.state import Program, Stop, TrainState, init_state, stream
+
+# A digit as a model reads it: a row of pixels, a sequence of rows, nodes, an image.
+_DIGIT = {
+    "mlp": (64,),
+    "experts": (64,),
+    "recurrent": (8, 8),
+    "graph": (64, 1),
+    "resnet": (8, 8, 1),
+    "vit": (8, 8, 1),
+}
 
 # Steps between two looks at statistics that only a person looks at.
 _GLANCE = 20
@@ -165,11 +177,15 @@ def load_data(task: config.Task) -> Data:
     match task:
         case config.Digits():
             return digits.load()
+        case config.Denoising():
+            return denoising.load()
         case config.FashionMNIST(folder=folder):
             return fashion_mnist.load(fashion_mnist.SOURCE._replace(folder=folder))
         case config.Shakespeare(folder=folder, context=context):
             source = shakespeare.SOURCE._replace(folder=folder)
             return shakespeare.load(source, context=context)
+        case config.Function(size=size):
+            return function.load(size)
         case config.Teacher(target=target):
             return teacher.load(target, **task.model_dump(exclude={"kind", "target"}))
 
@@ -178,12 +194,15 @@ def blank_data(task: config.Task) -> Data:
     """Returns a blank example in the shape of the task's, as data of one row."""
     dtype, target = np.uint8, np.zeros(1, np.int32)
     match task:
-        case config.Digits():
+        case config.Digits() | config.Denoising():
             shape = (64,)
         case config.FashionMNIST():
             shape = (28, 28)
         case config.Shakespeare(context=context):
             shape, target = (context,), np.zeros((1, context), np.uint8)
+        case config.Function():
+            shape, dtype = (2,), np.float32
+            target = np.zeros((1, 1), np.float32)
         case config.Teacher(target=kind, features=features, outputs=outputs):
             shape, dtype = (features,), np.float32
             if kind == "regression":
@@ -207,27 +226,47 @@ def make_task(experiment: Experiment, data: Data) -> Task:
     model = make_model(experiment)
     match experiment.task:
         case config.Digits():
-            return digits.task(data, model)
+            return digits.task(data, model, _DIGIT[experiment.model.kind])
+        case config.Denoising():
+            return denoising.task(data, model)
         case config.FashionMNIST():
             return fashion_mnist.task(data, model)
         case config.Shakespeare():
             return shakespeare.task(data, model)
+        case config.Function():
+            return function.task(data, model)
         case config.Teacher():
             return teacher.task(data, model)
 
 
-def make_model(experiment: Experiment) -> nn.Module:
+def make_model(experiment: Experiment) -> Model:
     """Returns the model, with as many outputs as its task has."""
     task, fields = experiment.task, experiment.model.model_dump(exclude={"kind"})
     outputs = task.outputs if isinstance(task, config.Teacher) else 10
     match experiment.model:
-        case config.MLP():
-            return models.MLP(**fields, outputs=outputs)
-        case config.CNN():
-            return models.CNN(**fields, outputs=outputs)
         case config.Transformer():
             context = task.context if isinstance(task, config.Shakespeare) else 128
             return models.Transformer(**fields, context=context)
+        case config.ViT():
+            return functools.partial(
+                models.ViT, image=_DIGIT["vit"], outputs=outputs, **fields
+            )
+        case config.Graph():
+            return functools.partial(
+                models.Graph, grid=(8, 8), features=1, outputs=outputs, **fields
+            )
+        case config.Denoiser():
+            return models.Denoiser(**fields)
+        case config.Siren():
+            return functools.partial(models.Siren, features=2, outputs=1, **fields)
+    modules = {
+        "mlp": models.MLP,
+        "cnn": models.CNN,
+        "resnet": models.ResNet,
+        "recurrent": models.Recurrent,
+        "experts": models.Experts,
+    }
+    return modules[experiment.model.kind](**fields, outputs=outputs)
 
 
 def make_schedule(settings: config.Schedule, steps: int) -> Schedule:

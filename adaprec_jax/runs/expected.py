@@ -13,6 +13,7 @@ from adaprec_jax.precision import (
     Precision,
     SharedPrecision,
     Wgrad,
+    late_switch,
     separate,
 )
 from adaprec_jax.runs import format_names
@@ -64,11 +65,11 @@ def pieces(schedule: Schedule, steps: int) -> Mapping[int, Entry]:
         case Warmup(warmup_steps=last, high=high, low=low):
             return {0: entry(high), last: entry(low)}
         case LateSwitch(fraction=fraction, low=low, high=high, products=products):
-            before, after = entry(low), entry(high)
-            if products == "forward":
-                before = separate(before)
-                after = before._replace(forward=separate(after).forward)
-            return {0: before, round(fraction * steps): after}
+            switch, before, after = late_switch(
+                entry(low), entry(high), steps=steps, fraction=fraction,
+                products=products,
+            )  # fmt: skip
+            return {0: before, switch: after}
     return {}
 
 

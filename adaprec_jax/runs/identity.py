@@ -5,9 +5,11 @@ import json
 from typing import Any
 
 from adaprec_jax.runs.config import (
+    Denoising,
     Digits,
     Experiment,
     FashionMNIST,
+    Function,
     Shakespeare,
     Task,
     Teacher,
@@ -51,11 +53,13 @@ def fingerprint(task: Task) -> str:
     The data itself is not needed: tasks accept no other than the pinned one.
     """
     match task:
-        case Digits():
+        case Digits() | Denoising():
             return pinned.fingerprint(pinned.DIGITS.values())
         case FashionMNIST():
             return pinned.fingerprint(pinned.FASHION_MNIST.values())
         case Shakespeare():
             return pinned.fingerprint(pinned.SHAKESPEARE.values())
+        case Function(size=size):
+            return f"function-franke-{size}"
         case Teacher():
             return f"teacher-{task.target}-{task.size}-{task.features}-{task.outputs}"

@@ -1,9 +1,19 @@
-"""A config from a Python file, from JSON, or by the name of a bundled one."""
+"""A config from a Python file, from JSON, or by the name of a bundled one.
+
+A Python file holds one experiment or several arms of one:
+
+- `config() -> Experiment`, or
+- `ARMS`, a tuple of names, and `config(arm) -> Experiment`. The first arm is the
+  default, `my.py:int8` another one; a bundled arm is named after file and arm, such as
+  `digits-int8` in `digits.py`.
+"""
 
 import json
 import runpy
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -17,8 +27,9 @@ def load(config: str) -> Experiment:
     """Returns the experiment that a config holds.
 
     Args:
-        config: The path of a Python file that defines `config() -> Experiment`; of a
-            JSON file, which is read and never run; or a bundled name.
+        config: The path of a Python file, with a colon and an arm if it is not the
+            first that is meant; of a JSON file, which is read and never run; or a
+            bundled name.
 
     Raises:
         InputError: There is no such config, or it is wrong: one sentence per fault.
@@ -26,6 +37,9 @@ def load(config: str) -> Experiment:
     >>> load("digits-cpt").schedule.kind
     'cpt'
     """
+    path, _, arm = config.rpartition(":")
+    if path.endswith(".py"):
+        return _from_python(Path(path), arm)
     match Path(config).suffix:
         case ".py":
             return _from_python(Path(config))
@@ -33,20 +47,24 @@ def load(config: str) -> Experiment:
             return from_json(Path(config))
     known, name = bundled(), config.replace("_", "-")
     if name not in known:
-        raise InputError(f"Unknown config {config!r}; {suggest(name, known)}")
-    return _from_python(known[name])
+        raise InputError(f"Unknown config {config!r}; {_meant(name, known)}")
+    return _from_python(*known[name])
 
 
-def bundled() -> dict[str, Path]:
-    """Returns the files of the bundled configs by name.
+def bundled() -> dict[str, tuple[Path, str]]:
+    """Returns file and arm of the bundled configs, by name.
 
-    >>> sorted(bundled())[:2]
-    ['digits-bf16', 'digits-cpt']
+    >>> sorted(name for name in bundled() if name.startswith("shakespeare"))
+    ['shakespeare-float32', 'shakespeare-fp8', 'shakespeare-late-switch']
     """
     package = Path(adaprec_jax.__file__).parent
     installed = package / "bundled_configs"
     folder = installed if installed.is_dir() else package.parent / "configs"
-    return {path.stem.replace("_", "-"): path for path in sorted(folder.glob("*.py"))}
+    return {
+        f"{_stem(path)}-{arm}": (path, arm)
+        for path in sorted(folder.glob("*.py"))
+        for arm in _arms(path, _names_in(path))
+    }
 
 
 def from_json(path: Path) -> Experiment:
@@ -63,17 +81,16 @@ def from_json(path: Path) -> Experiment:
         raise InputError(*(f"{path}: {fault}" for fault in error.args)) from error
 
 
-def _from_python(path: Path) -> Experiment:
-    _read(path)
-    try:
-        config = runpy.run_path(str(path)).get("config")
-        made = config() if callable(config) else None
-    except ValidationError as error:
-        raise InputError(*(f"{path}: {fault}" for fault in faults(error))) from error
-    except Exception as error:
-        raise InputError(_where(error, path)) from error
+def _from_python(path: Path, arm: str = "") -> Experiment:
+    """Returns the experiment in a Python file, of its first arm if none is named."""
+    names = _names_in(path)
+    arms, config = _arms(path, names), names.get("config")
+    if arm and arm not in arms:
+        allowed = f"its arms are {', '.join(arms)}" if arms else "it defines no ARMS"
+        raise InputError(f"{path} has no arm {arm!r}; {allowed}.")
     if not callable(config):
         raise InputError(f"{path} defines no function config().")
+    made = _run(path, config, *([arm or arms[0]] if arms else []))
     if not isinstance(made, Experiment):
         raise InputError(
             f"{path}: config() must return an Experiment, got {type(made).__name__}."
@@ -81,16 +98,72 @@ def _from_python(path: Path) -> Experiment:
     return made
 
 
+def _names_in(path: Path) -> dict[str, Any]:
+    """Returns what a Python file defines."""
+    _read(path)
+    return _run(path, runpy.run_path, str(path))
+
+
+def _arms(path: Path, names: dict[str, Any]) -> tuple[str, ...]:
+    """Returns the arms of a file that defines `names`, () if it has none."""
+    if "ARMS" not in names:
+        return ()
+    arms = names["ARMS"]
+    named = isinstance(arms, tuple) and all(isinstance(arm, str) for arm in arms)
+    if not arms or not named:
+        raise InputError(
+            f"{path}: ARMS must be a tuple of names, at least one, got {arms!r}."
+        )
+    return arms
+
+
+def _run(path: Path, function: Callable[..., Any], *arguments: str) -> Any:
+    """Returns what code of a file returns, its errors as sentences."""
+    try:
+        return function(*arguments)
+    except ValidationError as error:
+        raise InputError(*(f"{path}: {fault}" for fault in faults(error))) from error
+    except Exception as error:
+        raise InputError(_where(error, path)) from error
+
+
+def _stem(path: Path) -> str:
+    return path.stem.replace("_", "-")
+
+
+def _meant(name: str, known: dict[str, tuple[Path, str]]) -> str:
+    """Returns the end of a sentence on a name that is not bundled.
+
+    Where it begins with the name of a file, all arms of that file are named.
+    """
+    stems = {_stem(path) for path, _ in known.values()}
+    near = [stem for stem in stems if f"{name}-".startswith(f"{stem}-")]
+    if not near:
+        return suggest(name, known)
+    longest = max(near, key=len)
+    *most, last = (repr(each) for each in known if _stem(known[each][0]) == longest)
+    return (
+        f"did you mean {', '.join(most)} or {last}?"
+        if most
+        else (f"did you mean {last}?")
+    )
+
+
 def _where(error: Exception, path: Path) -> str:
-    """Returns a sentence with the last line of the file that led to the error."""
+    """Returns a sentence with the last line of the file that led to the error.
+
+    There is none where `config` itself could not be called.
+    """
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename == str(path)
     ]
-    line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
-    reason = error.msg if isinstance(error, SyntaxError) else error
-    return f"{path}, line {line}: {type(error).__name__}: {reason}."
+    reason: object = error
+    if isinstance(error, SyntaxError):
+        lines, reason = [error.lineno], error.msg
+    where = f"{path}, line {lines[-1]}" if lines else str(path)
+    return f"{where}: {type(error).__name__}: {reason}."
 
 
 def _read(path: Path) -> str:

@@ -1,7 +1,8 @@
 """The numbers of a run, one line of text per step: a store that survives SIGKILL.
 
 A line is a JSON object, `{"step":3,"loss":2.50000000e-01}`. A process that dies leaves
-at most one torn line, the last, which readers ignore and the next writer removes.
+at most one torn line, the last, which readers ignore and the next writer removes. Any
+other line that cannot be read is damage, and is refused with its number.
 pandas and duckdb read the file as it is (duckdb beyond 200 names with
 `read_json(..., map_inference_threshold=-1)`). Values are float32, written with the nine
 significant digits that restore it to the bit; NaN and infinities are the words NaN,
@@ -14,29 +15,39 @@ import functools
 import io
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from adaprec_jax.runs.errors import writing
-
-_STEP = re.compile(rb'\{"step":(\d+)[,}]')
+from adaprec_jax.runs.errors import InputError, writing
 
 
-def start(path: Path, step: int) -> io.FileIO:
+def start(path: Path, step: int, every: int = 1) -> io.FileIO:
     """Returns the file for appending, without what it says about later steps.
 
     Args:
-        path: The file; it need not exist.
+        path: The file; it need not exist before the first step.
         step: How many steps the state that the run goes on from has completed.
+        every: There is a line at least every so many steps.
 
     Raises:
-        InputError: The file cannot be written.
+        InputError: The file cannot be written, is damaged, or lacks steps before
+            `step`; it is left as it is.
     """
     with writing(path):
         path.touch()
         with path.open("r+b") as file:
-            file.truncate(sum(map(len, _lines(file, step))))
+            size = reached = 0
+            for line, row in _rows(file, path):
+                if row["step"] > step:
+                    break
+                size, reached = size + len(line), row["step"]
+            if reached < step - step % every:
+                raise InputError(
+                    f"{path} ends at step {reached}, but the checkpoint is of "
+                    f"{step}: lines are missing; nothing was changed."
+                )
+            file.truncate(size)
         return path.open("ab", buffering=0)
 
 
@@ -65,30 +76,49 @@ def read(path: Path) -> dict[str, dict[int, float]]:
     """Returns the values by name and step.
 
     Raises:
-        ValueError: A name has two values at one step.
+        InputError: A line is damaged, or a name has two values at one step.
     """
     columns: dict[str, dict[int, float]] = {}
     with path.open("rb") as file:
-        for line in _lines(file):
-            row = json.loads(line)
+        for _, row in _rows(file, path):
             step = row.pop("step")
             for name, value in row.items():
                 column = columns.setdefault(name, {})
                 if step in column:
-                    raise ValueError(f"{path} has two values of {name} at step {step}.")
+                    raise InputError(f"{path} has two values of {name} at step {step}.")
                 column[step] = value
     return columns
 
 
-def _lines(file: io.BufferedIOBase, up_to: int | None = None) -> Iterator[bytes]:
-    """Yields the whole lines, up to the last one of a step."""
-    for line in file:
-        match = _STEP.match(line)
-        if not match or not line.endswith(b"\n"):
+def _rows(
+    file: io.BufferedIOBase, path: Path
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yields every whole line with what it says.
+
+    Raises:
+        InputError: One of them is damaged.
+    """
+    for number, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):
             return
-        if up_to is not None and int(match[1]) > up_to:
-            return
-        yield line
+        row = _parsed(line)
+        if row is None:
+            raise InputError(f"{path} is damaged at line {number}.")
+        yield line, row
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Returns what a line says, None if it is not one of ours."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    sound = (
+        isinstance(row, dict)
+        and type(row.get("step")) is int
+        and all(type(value) in (int, float) for value in row.values())
+    )
+    return row if sound else None
 
 
 def _line(names: tuple[str, ...], row: tuple[int | float, ...]) -> str:

@@ -113,7 +113,9 @@ def _split(assignments: Sequence[str]) -> dict[str, str]:
     faults: list[str] = []
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
-        if not equals:
+        if not _is_unicode(assignment):
+            faults.append(f"--set takes text in UTF-8, got {assignment!r}.")
+        elif not equals:
             faults.append(f"--set takes path=value, got {assignment!r}.")
         elif path in texts:
             faults.append(f"{path} is set twice, to {texts[path]!r} and {text!r}.")
@@ -121,6 +123,15 @@ def _split(assignments: Sequence[str]) -> dict[str, str]:
     if faults:
         raise InputError(*faults)
     return texts
+
+
+def _is_unicode(text: str) -> bool:
+    """Returns whether a text holds no half of a surrogate pair, or a stray byte."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _assign(
@@ -181,6 +192,6 @@ def _value(annotation: Any, text: str) -> Any:
         with contextlib.suppress(ValidationError):
             adapter.validate_json(reading, strict=True)
             return json.loads(reading)
-    with contextlib.suppress(json.JSONDecodeError):
+    with contextlib.suppress(ValueError, RecursionError):
         return json.loads(text)  # Of another type: validation says so.
     return text

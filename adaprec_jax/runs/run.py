@@ -26,6 +26,7 @@ from adaprec_jax.runs import environment, metrics, rows, store
 from adaprec_jax.runs.build import Built, build
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.memory import check_fits
 from adaprec_jax.runs.store import Outcome
 from adaprec_jax.tasks import order
 from adaprec_jax.train import (
@@ -75,9 +76,9 @@ def resume(directory: Path) -> Outcome:
 
 def _run(directory: Path, experiment: Experiment) -> Outcome:
     built, now = build(experiment), environment.capture()
+    check_fits(jax.eval_shape(built.init, built.key))
     with store.session(directory, experiment, now) as changed:
-        with _stoppable() as stop:
-            outcome = _recorded(directory, experiment, built, changed, stop)
+        outcome = _recorded(directory, experiment, built, changed)
         store.finish(directory, outcome)
     return outcome
 
@@ -87,7 +88,6 @@ def _recorded(
     experiment: Experiment,
     built: Built,
     changed: tuple[str, ...],
-    stop: Callable[[], bool],
 ) -> Outcome:
     """Returns the outcome of a session, whatever happens in it."""
     note = functools.partial(_note, directory / store.LOG)
@@ -106,9 +106,8 @@ def _recorded(
                 say(warning)
             if start:
                 say(f"goes on from step {start}")
-            outcome = _train(
-                directory, experiment, built, state, shown._replace(say=say), stop
-            )
+            told = shown._replace(say=say)
+            outcome = _train(directory, experiment, built, state, told)
     except InputError as error:
         note(str(error))
         raise
@@ -137,7 +136,6 @@ def _train(
     built: Built,
     state: TrainState,
     shown: Display,
-    stop: Callable[[], bool],
 ) -> Outcome:
     start, metric = int(state.calls), built.task.metric.name
     mesh = data_mesh(jax.devices()[: experiment.devices])
@@ -149,8 +147,9 @@ def _train(
     path = directory / store.METRICS
     results: dict[str, float] = {}
     with (
-        metrics.start(path, start) as file,
+        metrics.start(path, start, experiment.log_every) as file,
         saving(directory / store.CHECKPOINTS, start) as save,
+        _stoppable() as stop,
     ):
 
         def append(found: Iterator[rows.Row]) -> None:

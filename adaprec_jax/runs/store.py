@@ -19,9 +19,10 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from adaprec_jax.runs import environment, identity
 from adaprec_jax.runs.config import Experiment
@@ -55,6 +56,17 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
+class _Record(NamedTuple):
+    """What `environment.json` holds."""
+
+    run_id: str
+    data: str
+    sessions: list[dict[str, Any]]
+
+
+_Kind = TypeVar("_Kind")
+
+
 def locate(out: Path, experiment: Experiment) -> Path:
     """Returns the run's directory in the folder `out`, whether or not it exists.
 
@@ -81,13 +93,16 @@ def find(run: str, out: Path) -> Path:
     meant = [
         path
         for path in runs
-        if path.name.startswith(run) or path.name.rpartition("-")[2].startswith(run)
+        if run
+        and any(name.startswith(run) for name in (path.name, path.name.split("-")[-1]))
     ]
     if len(meant) == 1:
         return meant[0]
-    among = ", ".join(path.name for path in meant or runs) or "none"
+    names = [path.name for path in meant or runs]
+    among = ", ".join(names[:8]) + (f" and {len(names) - 8} more" * (len(names) > 8))
     raise InputError(
-        f"{run!r} means {len(meant) or 'no'} runs in {out}; there are {among}."
+        f"{run!r} means {len(meant) or 'no'} runs in {out}; "
+        f"there are {among or 'none'}."
     )
 
 
@@ -104,7 +119,7 @@ def state(directory: Path) -> State:
 def outcome(directory: Path) -> Outcome | None:
     """Returns how the run ended, None if it has not or was killed."""
     path = directory / STATUS
-    return Outcome(**_read(path)) if path.is_file() else None
+    return _read(path, Outcome) if path.is_file() else None
 
 
 def is_over(state: State) -> bool:
@@ -119,7 +134,7 @@ def experiment_of(directory: Path) -> Experiment:
         InputError: The config cannot be read, or is not the one the run began with.
     """
     experiment = from_json(directory / CONFIG)
-    recorded, now = _record(directory)["run_id"], identity.run_id(experiment)
+    recorded, now = _record(directory).run_id, identity.run_id(experiment)
     if recorded != now:
         raise InputError(
             f"{directory / CONFIG} was changed after the run began: its id was "
@@ -142,8 +157,8 @@ def check_writable(out: Path) -> None:
 
 def changes(directory: Path, now: Environment) -> tuple[str, ...]:
     """Returns what changed in the environment since the run was last worked on."""
-    last = _record(directory)["sessions"][-1]
-    return tuple(environment.differences(last, now))
+    sessions = _record(directory).sessions
+    return tuple(environment.differences(sessions[-1], now)) if sessions else ()
 
 
 def check_free(directory: Path) -> None:
@@ -186,8 +201,8 @@ def session(
             _check_not_over(directory)
             record, changed = _record(directory), changes(directory, now)
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record["sessions"].append({"began": began, **now})
-        _write(directory / ENVIRONMENT, record)
+        record.sessions.append({"began": began, **now})
+        _write(directory / ENVIRONMENT, record._asdict())
         if is_new:  # Last: a directory with a config is a run, and has the rest.
             _write(directory / CONFIG, experiment.model_dump(mode="json"))
         with writing(directory):
@@ -236,16 +251,13 @@ def _is_held(directory: Path) -> bool:
     return False
 
 
-def _new_record(experiment: Experiment) -> dict[str, Any]:
-    return {
-        "run_id": identity.run_id(experiment),
-        "data": identity.fingerprint(experiment.task),
-        "sessions": [],
-    }
+def _new_record(experiment: Experiment) -> _Record:
+    run_id, data = identity.run_id(experiment), identity.fingerprint(experiment.task)
+    return _Record(run_id, data, sessions=[])
 
 
-def _record(directory: Path) -> dict[str, Any]:
-    return _read(directory / ENVIRONMENT)
+def _record(directory: Path) -> _Record:
+    return _read(directory / ENVIRONMENT, _Record)
 
 
 def _check_drift(directory: Path, experiment: Experiment) -> None:
@@ -269,11 +281,16 @@ def _check_not_over(directory: Path) -> None:
         raise InputError(f"{directory} holds a run that is already {ended.state}.")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, kind: type[_Kind]) -> _Kind:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is missing or damaged: {error}.") from error
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} is missing: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        reason = f"{where}: {first['msg']}" if where else first["msg"]
+        raise InputError(f"{path} is damaged: {reason}.") from error
 
 
 def _write(path: Path, tree: Any) -> None:

@@ -126,6 +126,8 @@ def _sentences(
             join = ": " if not isinstance(given, dict | BaseModel) else "."
             for line in str(context["error"]).splitlines():
                 yield f"{path}{join}{line}" if path else line
+        case "json_invalid":
+            yield f"A text is not Unicode: {context['error']}."
         case "model_type" | "model_attributes_type":
             yield f"{path or 'A config'} should be an object, got {given!r}."
         case _:

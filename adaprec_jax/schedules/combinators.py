@@ -11,7 +11,7 @@ from jaxtyping import Array, Int32, PyTree
 from adaprec_jax import formats
 from adaprec_jax.contractions.statistics import Stats
 from adaprec_jax.contractions.table import Table
-from adaprec_jax.formats import Format
+from adaprec_jax.formats import WIDEST_INTEGER, Format
 from adaprec_jax.plan import assign
 from adaprec_jax.precision import Entry, Plan
 from adaprec_jax.schedules.schedule import Schedule, select
@@ -157,15 +157,16 @@ def clip(schedule: Schedule, *, min_bits: int, max_bits: int) -> Schedule:
         max_bits: Most bits of an integer.
 
     Raises:
-        ValueError: Not 1 <= min_bits <= max_bits <= 16.
+        ValueError: Not 1 <= min_bits <= max_bits <= 24.
 
     >>> from adaprec_jax.schedules import cpt
     >>> cycles = cpt(min_bits=3, max_bits=8, cycles=4, steps=900, gradient_bits=8)
     >>> schedule = clip(cycles, min_bits=4, max_bits=6)
     """
-    if not 1 <= min_bits <= max_bits <= 16:
+    if not 1 <= min_bits <= max_bits <= WIDEST_INTEGER:
         raise ValueError(
-            f"Expected 1 <= min_bits <= max_bits <= 16, got {min_bits=}, {max_bits=}."
+            f"Expected 1 <= min_bits <= max_bits <= {WIDEST_INTEGER}, got {min_bits=}, "
+            f"{max_bits=}."
         )
 
     def init(table: Table) -> ClipState:
@@ -303,6 +304,6 @@ def _clip_format(
 
     width = formats.bits(fmt)
     # An integer format is the one that equals the integer format of its width.
-    same = jax.tree.map(jnp.equal, fmt, integer(jnp.clip(width, 1, 16)))
+    same = jax.tree.map(jnp.equal, fmt, integer(jnp.clip(width, 1, WIDEST_INTEGER)))
     is_integer = jnp.stack(same).all(axis=0)
     return select(is_integer, integer(jnp.clip(width, min_bits, max_bits)), fmt)

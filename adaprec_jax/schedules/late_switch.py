@@ -1,8 +1,7 @@
 """Low precision for most of a run, high precision for the rest of it."""
 
-from typing import Literal
-
-from adaprec_jax.precision import Entry, separate
+from adaprec_jax import precision
+from adaprec_jax.precision import Entry
 from adaprec_jax.schedules.piecewise import piecewise
 from adaprec_jax.schedules.schedule import Schedule
 
@@ -13,7 +12,7 @@ def late_switch(
     *,
     steps: int,
     fraction: float,
-    products: Literal["all", "forward"] = "all",
+    products: str = "all",
 ) -> Schedule:
     """Uses `low` for a fraction of the run, then `high`, in all products or forward.
 
@@ -27,12 +26,12 @@ def late_switch(
         high: Entry after it, of the same type where all products switch.
         steps: Length of the run.
         fraction: Of the run, in low precision; the switch comes at the nearest step.
-        products: Which products switch. With "forward" the plan has six formats per
-            contraction (`Precision`), before the switch too.
+        products: Which products switch, "all" or "forward". With "forward" the plan has
+            six formats per contraction (`Precision`), before the switch too.
 
     Raises:
-        ValueError: The switch would come before step 1 or after the run, or all
-            products switch and the entries are of both types.
+        ValueError: The switch would come before step 1 or after the run, `products` is
+            neither, or all products switch and the entries are of both types.
 
     >>> from adaprec_jax.contractions import Table
     >>> from adaprec_jax.plan import integers
@@ -40,13 +39,12 @@ def late_switch(
     >>> schedule.init(Table((), ())).lookup.tolist()
     [0, 0, 0, 0, 1]
     """
-    switch = round(fraction * steps)
+    switch, before, after = precision.late_switch(
+        low, high, steps=steps, fraction=fraction, products=products
+    )
     if not 0 < switch < steps:
         raise ValueError(
             "Expected a switch within the run, 0 < fraction * steps < steps, got "
             f"{fraction=}, {steps=}."
         )
-    if products == "forward":
-        low = separate(low)
-        high = low._replace(forward=separate(high).forward)
-    return piecewise([switch], [low, high])
+    return piecewise([switch], [before, after])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from adaprec_jax.contractions.statistics import Stats, TensorStats
+from adaprec_jax.contractions.statistics import ROLES, Stats, TensorStats
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.plan import fill, integers
 from adaprec_jax.precision import Plan
@@ -73,7 +73,7 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
     start_bits: int,
     gradient_bits: int,
     patience: int = 1,
-    every: int = 1,
+    every: int = 10,
     signal: Callable[[TensorStats], Float32[Array, "..."]] = underflow_fraction,
     roles: Sequence[str] = ("activation", "weight"),
 ) -> Schedule:
@@ -99,7 +99,8 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
         every: Calls from one check to the next, at least 1.
         signal: A number to keep in the band, larger where precision is too low: a
             ratio of `adaprec_jax.stats`, or a function of one's own.
-        roles: The tensors whose signal counts; the largest of those known.
+        roles: The tensors whose signal counts; the largest of those known. One or more
+            of "activation", "weight" and "gradient".
 
     Raises:
         ValueError: An argument is out of range; (in `update`) the statistics of a role
@@ -120,6 +121,8 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
         raise ValueError(
             f"Expected patience and every of at least 1, got {patience=}, {every=}."
         )
+    if not roles or not set(roles) <= set(ROLES):
+        raise ValueError(f"Expected one or more of {ROLES} as roles, got {roles}.")
     integers(max_bits, gradient_bits)  # says what is wrong with a width out of range
     thresholds = Thresholds(
         low=jnp.float32(low),

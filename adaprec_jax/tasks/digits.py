@@ -7,17 +7,17 @@ handwritten digits, BSD licence).
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float, Int32, UInt8
 
-from adaprec_jax.tasks import objectives, order, pinned
+from adaprec_jax.tasks import network, objectives, order, pinned
 from adaprec_jax.tasks.files import check_digest
+from adaprec_jax.tasks.network import Model
 from adaprec_jax.tasks.task import (
     Batch,
     Data,
     Split,
     Task,
-    from_linen,
+    from_network,
     gather_rows,
 )
 
@@ -49,14 +49,23 @@ def load() -> Data:
     )
 
 
-def task(data: Data, model: nn.Module) -> Task:
+def task(data: Data, model: Model, shape: tuple[int, ...] = (64,)) -> Task:
     """Returns the task of classifying digits.
 
     Args:
         data: What `load` returned.
-        model: Maps float32 pixels in [0, 1] of shape (batch, 64) to 10 logits.
+        model: Maps float32 pixels in [0, 1] of shape (batch, *shape) to 10 logits; a
+            linen module, or what makes an nnx module.
+        shape: One digit as the model reads it: (64,) a row of pixels, (8, 8) a sequence
+            of rows, (8, 8, 1) an image, (64, 1) nodes of one feature.
     """
-    return from_linen("digits", data, model, objectives.classification(), _pixels)
+    return from_network(
+        "digits",
+        data,
+        network.of(model),
+        objectives.classification(),
+        lambda images: pixels(images).reshape(-1, *shape),
+    )
 
 
 def stratified(labels: Int32[np.ndarray, " size"], seed: int) -> Split:
@@ -80,5 +89,6 @@ def stratified(labels: Int32[np.ndarray, " size"], seed: int) -> Split:
     return Split(*(np.concatenate(rows) for rows in zip(*parts, strict=True)))
 
 
-def _pixels(images: UInt8[Array, "..."]) -> Float[Array, "..."]:
+def pixels(images: UInt8[Array, "batch 64"]) -> Float[Array, "batch 64"]:
+    """Returns the grey values of stored images, 0 to 1."""
     return images.astype(jnp.float32) / 16

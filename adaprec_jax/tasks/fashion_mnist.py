@@ -14,12 +14,12 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float, UInt8
 
-from adaprec_jax.tasks import files, objectives, pinned
+from adaprec_jax.tasks import files, network, objectives, pinned
 from adaprec_jax.tasks.files import DataError
-from adaprec_jax.tasks.task import Batch, Data, Split, Task, from_linen, gather_rows
+from adaprec_jax.tasks.network import Model
+from adaprec_jax.tasks.task import Batch, Data, Split, Task, from_network, gather_rows
 
 SOURCE = files.Source(
     base_url=(
@@ -72,15 +72,15 @@ def load(
     )
 
 
-def task(data: Data, model: nn.Module) -> Task:
+def task(data: Data, model: Model) -> Task:
     """Returns the task of classifying clothing.
 
     Args:
         data: What `load` returned.
         model: Maps float32 pixels in [0, 1] of shape (batch, 28, 28, 1) to 10 logits.
     """
-    return from_linen(
-        "fashion-mnist", data, model, objectives.classification(), _pixels
+    return from_network(
+        "fashion-mnist", data, network.of(model), objectives.classification(), _pixels
     )
 
 

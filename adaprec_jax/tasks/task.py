@@ -16,11 +16,18 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
+from flax import linen as nn, nnx
 from jaxtyping import Array, Float, Int32, Key, PyTree, Shaped
 
-Params: TypeAlias = PyTree[Float[Array, "..."]]
-Variables: TypeAlias = tuple[Any, Any]  # parameters and model state
+from adaprec_jax.tasks.network import (
+    Network,
+    Params,
+    Result,
+    Variables,
+    of_linen,
+    of_nnx,
+)
+
 Scores: TypeAlias = dict[str, Float[Array, " batch"]]  # one number per example
 HostOrDevice: TypeAlias = np.ndarray | jax.Array
 
@@ -93,7 +100,8 @@ class Task(NamedTuple):
         metric: What it is judged by, one of the keys of `scores`.
         init: `key -> (params, model_state)`.
         loss: `(params, model_state, batch, key) -> (loss, Aux)`; the loss is the
-            float32 mean over the batch, `key` is for dropout and the like.
+            float32 mean over the batch, and what the model itself adds to it, such as
+            the balance of `models.Experts`; `key` is for dropout and the like.
         scores: `(params, model_state, batch) -> Scores` in evaluation, one float32
             number per example, so that padding is left out of a mean exactly.
     """
@@ -156,46 +164,88 @@ def from_linen(
 ) -> Task:
     """Returns the task of fitting a Flax linen module to data.
 
-    The module is called as `model(inputs)` in training and in evaluation, and has
-    parameters only. A model with batch statistics or dropout needs a `Task` written
-    out, which has room for both.
+    The module is called as `model(inputs)`. It may have batch statistics: then it takes
+    an argument `train` as well, and normalises by the batch in training and by its
+    running averages in evaluation. What it sows into the collection `losses` is added
+    to the loss.
 
     Args:
         name: What the task is called in tables and messages.
         data: The examples.
         model: Maps a batch of prepared inputs to outputs.
         objective: What is asked of the outputs.
+        prepare: As of `from_network`, which says what is refused.
+    """
+    return from_network(name, data, of_linen(model), objective, prepare)
+
+
+def from_nnx(
+    name: str,
+    data: Data,
+    make: Callable[..., nnx.Module],
+    objective: Objective,
+    prepare: Callable[[Any], Any],
+) -> Task:
+    """Returns the task of fitting a Flax nnx module to data.
+
+    It may have batch statistics, as `from_linen` says.
+
+    Args:
+        name: What the task is called in tables and messages.
+        data: The examples.
+        make: Makes the module, called as `make(rngs=rngs)`. The module maps a batch of
+            prepared inputs to outputs.
+        objective: What is asked of the outputs.
+        prepare: As of `from_network`, which says what is refused.
+    """
+    return from_network(name, data, of_nnx(make), objective, prepare)
+
+
+def from_network(
+    name: str,
+    data: Data,
+    network: Network,
+    objective: Objective,
+    prepare: Callable[[Any], Any],
+) -> Task:
+    """Returns the task of fitting a model's functions to data.
+
+    A model with dropout needs a `Task` written out, whose loss is given a key.
+
+    Args:
+        name: What the task is called in tables and messages.
+        data: The examples.
+        network: Maps a batch of prepared inputs to outputs.
+        objective: What is asked of the outputs.
         prepare: What happens to the stored inputs on the device, such as the scaling
             of uint8 pixels.
 
     Raises:
         TypeError: The data has another dtype than uint8, int32 or float32.
-        ValueError: The data is not finite, or the module has more than parameters.
+        ValueError: The data is not finite; in `init`, the model has more than
+            parameters and batch statistics.
     """
     check_arrays(name, data.arrays)
     example = data.gather(data.arrays, data.split(0).train[:1]).inputs
 
     def init(key: Key[Array, ""]) -> Variables:
-        state = dict(model.init(key, prepare(jnp.asarray(example))))
-        params = state.pop("params")
-        if state:
-            raise ValueError(
-                f"{name}: the model has the collections {sorted(state)} beside its "
-                "parameters; write its Task out instead."
-            )
-        return params, state
+        return network.init(key, prepare(jnp.asarray(example)))
+
+    def run(params: Params, model_state: Any, inputs: Any, *, train: bool) -> Result:
+        inputs = prepare(jax.tree.map(jnp.asarray, inputs))
+        return network.apply(params, model_state, inputs, train=train)
 
     def scores(params: Params, model_state: Any, batch: Batch) -> Scores:
-        del model_state  # Parameters only.
-        inputs, targets = jax.tree.map(jnp.asarray, batch)
-        outputs = model.apply({"params": params}, prepare(inputs))
-        return objective.scores(outputs, targets)
+        found = run(params, model_state, batch.inputs, train=False)
+        return objective.scores(found.outputs, jnp.asarray(batch.targets))
 
     def loss(
         params: Params, model_state: Any, batch: Batch, key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], Aux]:
         del key  # Nothing here is random.
-        metrics = jax.tree.map(jnp.mean, scores(params, model_state, batch))
-        return metrics["loss"], Aux(metrics, model_state)
+        found = run(params, model_state, batch.inputs, train=True)
+        scores = objective.scores(found.outputs, jnp.asarray(batch.targets))
+        metrics = jax.tree.map(jnp.mean, scores)
+        return metrics["loss"] + found.penalty, Aux(metrics, found.model_state)
 
     return Task(name, data, objective.metric, init, loss, scores)

@@ -10,11 +10,11 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Float
 
-from adaprec_jax.tasks import objectives
-from adaprec_jax.tasks.task import Batch, Data, Split, Task, from_linen, gather_rows
+from adaprec_jax.tasks import network, objectives
+from adaprec_jax.tasks.network import Model
+from adaprec_jax.tasks.task import Batch, Data, Split, Task, from_network, gather_rows
 
 Kind = Literal["classification", "regression"]
 
@@ -56,7 +56,7 @@ def load(
     )
 
 
-def task(data: Data, model: nn.Module) -> Task:
+def task(data: Data, model: Model) -> Task:
     """Returns the task of imitating the teacher.
 
     Args:
@@ -66,7 +66,7 @@ def task(data: Data, model: nn.Module) -> Task:
     """
     regression = data.arrays.targets.dtype == np.float32
     objective = objectives.regression if regression else objectives.classification
-    return from_linen("teacher", data, model, objective(), _unchanged)
+    return from_network("teacher", data, network.of(model), objective(), _unchanged)
 
 
 def _unchanged(inputs: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -9,12 +9,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, PyTree
 
 from adaprec_jax.contractions import Table, Watch
+from adaprec_jax.contractions.statistics import fields_of, unpack
 from adaprec_jax.train import record
 from adaprec_jax.train.gradients import make_gradients
 from adaprec_jax.train.record import PackedPlan
 from adaprec_jax.train.state import Program, TrainState, plan_of
 
-_WATCH = Watch(("amax",), ("activation", "weight", "gradient"))
+# An infinity shows in the largest magnitude, a NaN in the sum of them (on a CPU XLA's
+# maximum passes over it). A sum of large finite numbers may be infinite as well.
+_WATCH = Watch(("amax", "mean_abs"))
 
 
 class Instant(NamedTuple):
@@ -37,7 +40,7 @@ class Instant(NamedTuple):
 def make_diagnose(program: Program) -> Callable[[TrainState, Instant, PyTree], str]:
     """Returns `diagnose(state, instant, batch)`: a sentence on where a step broke.
 
-    It computes the step again and looks at the largest magnitude of every tensor.
+    It computes the step again and looks at every tensor's largest magnitude and sum.
     """
     gradients_of = make_gradients(program, _WATCH)
 
@@ -47,8 +50,10 @@ def make_diagnose(program: Program) -> Callable[[TrainState, Instant, PyTree], s
         before = state._replace(calls=instant.calls, opt_state=scaling)
         plan = plan_of(program, state, instant.plan)
         found = gradients_of(before, plan, batch, None)
-        amax = record.pack_tensors(found.stats.tensors, {}, program.table, _WATCH)
-        return ~jnp.isfinite(amax[:, :, 0, 0])
+        rows = record.pack_tensors(found.stats.tensors, {}, program.table, _WATCH)
+        sums = unpack(rows[:, :, 0], fields_of(_WATCH.quantities))
+        amax, total = jnp.asarray(sums.amax), jnp.asarray(sums.sum_abs)
+        return ~jnp.isfinite(amax) | jnp.isnan(total)
 
     def diagnose(state: TrainState, instant: Instant, batch: PyTree) -> str:
         bad = np.asarray(look(state, instant, batch))

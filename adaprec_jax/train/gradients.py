@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float32, Key, PyTree
 
-from adaprec_jax import stats as statistics
+from adaprec_jax import stats
 from adaprec_jax.contractions import Stats, Watch, value_and_grad
-from adaprec_jax.loss_scaling import LossScalingState, all_finite, scale_loss
+from adaprec_jax.loss_scaling import LossScalingState, all_finite, scale_loss, unscale
 from adaprec_jax.precision import Plan
 from adaprec_jax.train.state import Program, TrainState, stream
 
@@ -23,7 +24,8 @@ class Gradients(NamedTuple):
         metrics: The task's, float32 means over the batch.
         model_state: The model's next state.
         gradients: Of the scaled loss, unrounded.
-        stats: Of the scaled loss and its gradients; `finite` is the step's one test.
+        stats: Of the scaled loss and its gradients; `finite` is the step's one test,
+            of the gradients with and without the scale.
     """
 
     loss: Float32[Array, ""]
@@ -60,7 +62,7 @@ def make_gradients(program: Program, watch: Watch) -> Callable[..., Gradients]:
         collect: Bool[Array, ""] | None,
         key: Key[Array, ""],
     ) -> Gradients:
-        (_, (loss, aux)), gradients, stats = rounded(
+        (_, (loss, aux)), gradients, found = rounded(
             state.params,
             state.model_state,
             batch,
@@ -71,20 +73,21 @@ def make_gradients(program: Program, watch: Watch) -> Callable[..., Gradients]:
             states=state.recipe_states,
             collect=collect,
         )
-        return Gradients(loss, aux.metrics, aux.model_state, gradients, stats)
+        return Gradients(loss, aux.metrics, aux.model_state, gradients, found)
 
     def of_batch(
         state: TrainState, plan: Plan, batch: PyTree, collect: Bool[Array, ""] | None
     ) -> Gradients:
         key = jax.random.fold_in(state.key, state.calls)
         if program.micro_batches == 1:
-            return _tested(of_part(state, plan, batch, collect, key))
+            return _tested(of_part(state, plan, batch, collect, key), state.opt_state)
 
         def of_one(i: Array, part: PyTree, model_state: PyTree) -> Gradients:
             here = state._replace(model_state=model_state)
             return of_part(here, plan, part, collect, jax.random.fold_in(key, i))
 
-        return _tested(_averaged(program.micro_batches, of_one, state, batch))
+        averaged = _averaged(program.micro_batches, of_one, state, batch)
+        return _tested(averaged, state.opt_state)
 
     return of_batch
 
@@ -110,20 +113,22 @@ def _averaged(
     (sums, model_state), found = lax.scan(add, (zeros, state.model_state), numbered)
     gradients = jax.tree.map(lambda s: s / count, sums)
     loss, metrics = jax.tree.map(lambda x: jnp.mean(x, 0), (found.loss, found.metrics))
-    stats = statistics.merge(found.stats)._replace(gradient_norm=_norm(gradients))
-    return Gradients(loss, metrics, model_state, gradients, stats)
+    norm = optax.tree.norm(gradients).astype(jnp.float32)
+    merged = stats.merge(found.stats)._replace(gradient_norm=norm)
+    return Gradients(loss, metrics, model_state, gradients, merged)
 
 
-def _tested(found: Gradients) -> Gradients:
+def _tested(found: Gradients, scaling: LossScalingState) -> Gradients:
     """Returns what was found, with the step's one test of the unrounded gradients.
 
     A part of a batch that is not finite leaves its mark on the sum: inf - inf is NaN.
+    Without the scale, for one below 1 lets gradients overflow that are finite with it.
     """
     # The norm is there anyway, and finite if they are, unless a square overflows.
     finite = lax.cond(
-        jnp.isfinite(found.stats.gradient_norm),
+        jnp.isfinite(unscale(found.stats.gradient_norm, scaling)),
         lambda gradients: jnp.bool_(True),
-        all_finite,
+        lambda gradients: all_finite(unscale(gradients, scaling)),
         found.gradients,
     )
     finite &= jnp.isfinite(found.stats.loss)
@@ -138,8 +143,3 @@ def _cut(leaf: Array, count: int) -> Array:
             "micro-batches."
         )
     return leaf.reshape(count, size // count, *leaf.shape[1:])
-
-
-def _norm(tree: PyTree) -> Float32[Array, ""]:
-    squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares, start=jnp.float32(0))).astype(jnp.float32)

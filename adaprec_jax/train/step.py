@@ -72,11 +72,7 @@ def make_train_step(program: Program) -> TrainStep:
         applies = found.stats.finite & ~state.halted
         moved = _update_params(program, state, found.gradients, applies)
         recipe_states = update_recipes(
-            program.options.recipes,
-            program.table,
-            state.recipe_states,
-            plan,
-            found.stats,
+            program.options.recipes, program.table, state.recipe_states, found.stats
         )
         measured = _measure(program, state, found, gathers, applies)
         after = moved._replace(

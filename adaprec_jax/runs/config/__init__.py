@@ -42,13 +42,22 @@ from adaprec_jax.runs.config.precision import (
 from adaprec_jax.runs.config.tasks import (
     CNN as CNN,
     MLP as MLP,
+    Denoiser as Denoiser,
+    Denoising as Denoising,
     Digits as Digits,
+    Experts as Experts,
     FashionMNIST as FashionMNIST,
+    Function as Function,
+    Graph as Graph,
     Model as Model,
+    Recurrent as Recurrent,
+    ResNet as ResNet,
     Shakespeare as Shakespeare,
+    Siren as Siren,
     Task as Task,
     Teacher as Teacher,
     Transformer as Transformer,
+    ViT as ViT,
 )
 from adaprec_jax.runs.config.training import (
     SGD as SGD,

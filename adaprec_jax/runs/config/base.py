@@ -6,17 +6,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from adaprec_jax.runs import format_names
 
+_LARGEST = 3.4e38  # of float32, nearly
+
 
 def _known_format(name: str) -> str:
     format_names.parse(name)
     return name
 
 
-Count: TypeAlias = Annotated[int, Field(ge=1)]
+Count: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]  # as JAX counts
+# A schedule is a table with a row per step.
+Steps: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
 Bits: TypeAlias = Annotated[int, Field(ge=2, le=16)]
-Positive: TypeAlias = Annotated[float, Field(gt=0)]
-NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
+Positive: TypeAlias = Annotated[float, Field(gt=0, le=_LARGEST)]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=_LARGEST)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 LossScale: TypeAlias = Annotated[float, Field(ge=2.0**-126, le=2.0**126)]

@@ -13,6 +13,7 @@ from adaprec_jax.runs.config.base import (
     Seed,
     Settings,
     Statistic,
+    Steps,
 )
 from adaprec_jax.runs.config.precision import (
     CPT,
@@ -54,7 +55,7 @@ class Experiment(Settings):
     task: Task
     model: Model
     optimizer: Optimizer
-    steps: Count = Field(description="train steps, skipped ones included")
+    steps: Steps = Field(description="train steps, skipped ones included")
     batch_size: Count = Field(description="examples per step")
     micro_batches: Count = Field(
         default=1, description="parts of a batch whose gradients are averaged"
@@ -87,21 +88,23 @@ class Experiment(Settings):
         return self
 
 
-# Which model reads the examples of which task.
+# Which models read the examples of which task.
 _MODELS = {
-    "digits": "mlp",
-    "fashion_mnist": "cnn",
-    "shakespeare": "transformer",
-    "teacher": "mlp",
+    "digits": ("mlp", "resnet", "vit", "recurrent", "experts", "graph"),
+    "denoising": ("denoiser",),
+    "fashion_mnist": ("cnn",),
+    "shakespeare": ("transformer",),
+    "function": ("siren",),
+    "teacher": ("mlp",),
 }
 
 
 def _faults(experiment: Experiment) -> Iterator[str]:
     """Yields a sentence for each rule between fields that does not hold."""
     task, model, steps = experiment.task, experiment.model, experiment.steps
-    if model.kind != _MODELS[task.kind]:
+    if model.kind not in (allowed := _MODELS[task.kind]):
         yield (
-            f"model.kind: the task {task.kind} needs {_MODELS[task.kind]}, "
+            f"model.kind: the task {task.kind} needs {_one_of(allowed)}, "
             f"got {model.kind}."
         )
     if experiment.batch_size % experiment.micro_batches:
@@ -128,6 +131,12 @@ def _faults(experiment: Experiment) -> Iterator[str]:
             f"steps ({steps})."
         )
     yield from _schedule_faults("schedule", experiment.schedule, steps)
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    """Returns names in words: "a", or "a, b or c"."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _schedule_faults(path: str, schedule: Any, steps: int) -> Iterator[str]:

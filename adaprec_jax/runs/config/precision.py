@@ -235,7 +235,7 @@ def _check_alike(*formats: Formats) -> None:
     """Refuses formats of both kinds, which no one schedule can choose between."""
     kinds = [choice.kind for choice in formats]
     if len(set(kinds)) > 1:
-        raise ValueError(f"all precisions must be of one kind, got {kinds}.")
+        raise ValueError(f"kind must be the same in all precisions, got {kinds}.")
 
 
 class NoScaling(Settings):
@@ -258,7 +258,9 @@ class DelayedScaling(Settings):
 
     kind: Literal["delayed"] = "delayed"
     history: Count = Field(default=1024, description="steps that are remembered")
-    margin: int = Field(default=0, description="powers of two left free above")
+    margin: int = Field(
+        default=0, ge=-64, le=64, description="powers of two left free above"
+    )
     rounding: Rounding = "nearest_even"
 
 

@@ -1,0 +1,58 @@
+"""Shakespeare transformer: float32, and formats of floating point.
+
+adaprec run shakespeare-float32, or another arm:
+
+    fp8             E4M3, E5M2 for gradients
+    late-switch     FP4 for 82 % of the run, then bfloat16
+"""
+
+from adaprec_jax.runs.config import (
+    AdamW,
+    Constant,
+    CurrentScaling,
+    Experiment,
+    Float32,
+    LateSwitch,
+    Scaling,
+    Shakespeare,
+    SharedFormats,
+    Transformer,
+    WarmupCosine,
+)
+
+SCHEDULES = {
+    "float32": Float32(),
+    "fp8": Constant(
+        precision=SharedFormats(
+            activation="float8_e4m3fn", weight="float8_e4m3fn", gradient="float8_e5m2"
+        )
+    ),
+    "late-switch": LateSwitch(
+        low=SharedFormats(
+            activation="float4_e2m1fn", weight="float4_e2m1fn", gradient="float8_e5m2"
+        ),
+        high=SharedFormats(
+            activation="bfloat16", weight="bfloat16", gradient="bfloat16"
+        ),
+        fraction=0.82,
+    ),
+}
+ARMS = tuple(SCHEDULES)
+STOCHASTIC = Scaling(gradient=CurrentScaling(rounding="stochastic"))
+
+
+def config(arm: str) -> Experiment:
+    """Returns the experiment of an arm."""
+    return Experiment(
+        name=f"shakespeare-{arm}",
+        task=Shakespeare(context=128),
+        model=Transformer(layers=2, width=128, heads=4),
+        optimizer=AdamW(
+            learning_rate=WarmupCosine(peak=4e-3, warmup_steps=100), clip_norm=1.0
+        ),
+        steps=1000,
+        batch_size=32,
+        evaluate_every=250,
+        schedule=SCHEDULES[arm],
+        scaling=STOCHASTIC if arm == "late-switch" else Scaling(),
+    )

@@ -1,0 +1,53 @@
+"""Vision transformer on digits, in patches of 2 x 2.
+
+adaprec run vit-float32, or another arm:
+
+    int8    every product in 8-bit integers
+    int4    activations and weights in 4 bits, gradients in 8
+    cpt     cyclic precision training, 3 to 8 bits, gradients in 8
+"""
+
+from adaprec_jax.runs.config import (
+    CPT,
+    AdamW,
+    Constant,
+    CurrentScaling,
+    Digits,
+    Experiment,
+    Float32,
+    Scaling,
+    SharedFormats,
+    ViT,
+    WarmupCosine,
+)
+
+SCHEDULES = {
+    "float32": Float32(),
+    "int8": Constant(
+        precision=SharedFormats(activation="int8", weight="int8", gradient="int8")
+    ),
+    "int4": Constant(
+        precision=SharedFormats(activation="int4", weight="int4", gradient="int8")
+    ),
+    "cpt": CPT(min_bits=3, max_bits=8, gradient_bits=8, cycles=6),
+}
+ARMS = tuple(SCHEDULES)
+STOCHASTIC = Scaling(gradient=CurrentScaling(rounding="stochastic"))
+
+
+def config(arm: str) -> Experiment:
+    """Returns the experiment of an arm."""
+    return Experiment(
+        name=f"vit-{arm}",
+        task=Digits(),
+        model=ViT(patch=2, layers=2, width=32, heads=4),
+        optimizer=AdamW(
+            learning_rate=WarmupCosine(peak=3e-3, warmup_steps=50), weight_decay=0.1
+        ),
+        steps=600,
+        batch_size=64,
+        steps_per_dispatch=20,
+        evaluate_every=100,
+        schedule=SCHEDULES[arm],
+        scaling=Scaling() if arm == "float32" else STOCHASTIC,
+    )

@@ -1,0 +1,123 @@
+"""The exported contract tests pass what keeps its promises and name what does not."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from adaprec_jax import formats, quantize, scaling
+from adaprec_jax.plan import fill, integers
+from adaprec_jax.schedules import Schedule, Scope, constant
+from adaprec_jax.testing import check_quantizer, check_recipe, check_schedule
+from tests.test_schedules import SCHEDULES
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_of_the_library_passes(name):
+    check_schedule(SCHEDULES[name].schedule)
+
+
+@pytest.mark.parametrize("rounding", ["nearest_even", "nearest_away", "toward_zero"])
+@pytest.mark.parametrize("name", ["int4", "uint8", "float8_e5m2", "float4_e2m1fn"])
+def test_every_rounding_passes(name, rounding):
+    check_quantizer(
+        lambda x: quantize(jnp.asarray(x), formats.get(name), rounding=rounding)
+    )
+
+
+def test_stochastic_rounding_passes():
+    check_quantizer(
+        lambda x: quantize(
+            x, formats.get("int8"), rounding="stochastic", key=jax.random.key(0)
+        ),
+        idempotent=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        scaling.none(),
+        scaling.current(),
+        scaling.current(power_of_two=False),
+        scaling.delayed(4),
+    ],
+)
+def test_every_recipe_passes(recipe):
+    check_recipe(recipe)
+
+
+def deciding(bits, init=lambda table: Scope(table)) -> Schedule:
+    """A schedule whose forward bits are `bits(step, stats)`."""
+
+    def update(step, stats, state):
+        entry = integers(bits(step, stats), 8)
+        return {c.name: fill(c, entry) for c in state.table.contractions}, state
+
+    return Schedule(init, update)
+
+
+def forgetting_one_layer() -> Schedule:
+    def update(step, stats, state):
+        plan, state = constant(integers(4, 8)).update(step, stats, state)
+        return {"Dense_0": plan["Dense_0"]}, state
+
+    return Schedule(constant(integers(4, 8)).init, update)
+
+
+def counting_in_floats() -> Schedule:
+    def update(step, stats, state):
+        scope, count = state
+        plan = {c.name: fill(c, integers(4, 8)) for c in scope.table.contractions}
+        return plan, (scope, count.astype(jnp.float32))
+
+    return Schedule(lambda table: (Scope(table), jnp.int32(0)), update)
+
+
+BROKEN = {
+    "no entry for": forgetting_one_layer(),
+    "before": counting_in_floats(),
+    "not finite change a decision": deciding(
+        lambda step, stats: jnp.where(stats.loss > 0.5, 8, 4)
+    ),
+}
+
+
+@pytest.mark.parametrize("promise", BROKEN)
+def test_a_schedule_that_breaks_a_promise_is_told_which(promise):
+    with pytest.raises(AssertionError, match=promise):
+        check_schedule(BROKEN[promise])
+
+
+@pytest.mark.parametrize(
+    ("broken", "promise"),
+    [
+        (jnp.nan_to_num, "NaN did not stay NaN"),
+        (lambda x: x.astype(jnp.bfloat16), "bfloat16"),
+        (lambda x: x * 0.5, "Rounding again changes the result"),
+        (lambda x: -jnp.round(x), "not monotone"),
+        (lambda x: jnp.where(jnp.abs(x) > 64, jnp.nan, x), "became NaN"),
+    ],
+)
+def test_a_quantizer_that_breaks_a_promise_is_told_which(broken, promise):
+    with pytest.raises(AssertionError, match=promise):
+        check_quantizer(broken)
+
+
+def hiding(x, fmt, state, *, axes, key, axis_names=()):
+    return scaling.current().round(
+        jnp.nan_to_num(x), fmt, state, axes=axes, key=key, axis_names=axis_names
+    )
+
+
+def dividing(x, fmt, state, *, axes, key, axis_names=()):
+    scale = jnp.max(jnp.abs(x), axes, keepdims=True) / fmt.max_value
+    return quantize(x / scale, fmt), scale
+
+
+@pytest.mark.parametrize(
+    ("round_tensor", "promise"),
+    [(hiding, "was hidden"), (dividing, "gave NaN")],
+)
+def test_a_recipe_that_breaks_a_promise_is_told_which(round_tensor, promise):
+    with pytest.raises(AssertionError, match=promise):
+        check_recipe(scaling.current()._replace(round=round_tensor))
