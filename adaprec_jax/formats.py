@@ -133,7 +133,7 @@ def get(name: str) -> Format | PowerOfTwo:
     if name in names():
         width = name.removeprefix("u").removeprefix("int")
         return integer(int(width), signed=not name.startswith("u"))
-    nearest = ", ".join(difflib.get_close_matches(name, names(), n=3, cutoff=0.0))
+    nearest = ", ".join(difflib.get_close_matches(str(name), names(), n=3, cutoff=0.0))
     raise ValueError(f"Unknown format {name!r}; the nearest names are {nearest}.")
 
 
@@ -245,6 +245,8 @@ def floating(
     fewest = 2 if encoding in ("ieee", "fn") else 1  # one would leave no normal number
     _check_range("exponent_bits", exponent_bits, fewest, 8)
     _check_range("mantissa_bits", mantissa_bits, 0, 23)
+    if bias is not None:
+        _check_range("bias", bias, -(2**16), 2**16)
     ieee_bias = (1 << (exponent_bits - 1)) - 1
     exponents, mantissa_bits, offset, zeros = _int32s(
         exponent_bits, mantissa_bits, ieee_bias if bias is None else bias, 0
@@ -388,6 +390,9 @@ def _magnitudes(fmt: Format, bound: Float32[Any, "*shape"]) -> Any:
 
 
 def _check_range(name: str, value: int | Int[Any, "..."], low: int, high: int) -> None:
+    dtype = getattr(value, "dtype", type(value))
+    if dtype is not int and not np.issubdtype(dtype, np.integer):
+        raise TypeError(f"{name} must be an integer or an array of them, got {value}.")
     concrete = _concrete(value)
     if concrete is not None and not np.all((low <= concrete) & (concrete <= high)):
         raise ValueError(f"{name} must lie in {low} to {high}, got {concrete}.")

@@ -40,6 +40,12 @@ def encoding_of(dtype: np.dtype) -> str:
     return "fn" if np.signbit(minus_zero) else "fnuz"
 
 
+@pytest.mark.parametrize("bias", [10**12, -(2**31)])
+def test_a_bias_out_of_range_is_refused(bias):
+    with pytest.raises(ValueError, match="bias must lie in"):
+        formats.floating(4, 3, bias=bias)
+
+
 def test_every_number_format_of_ml_dtypes_has_a_name():
     assert ML_DTYPES.keys() <= set(formats.names())
     assert len(set(formats.names())) == len(formats.names()) == len(ROWS)

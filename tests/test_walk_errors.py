@@ -74,6 +74,40 @@ def test_plan_that_does_not_fit_is_refused(plan: Any, message: str):
         with_precision(product)(plan, P, X)
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda out: out.mean(), r"must return \(loss, aux\).*float32\(\)"),
+        (lambda out: None, r"must return \(loss, aux\)"),
+        (lambda out: (out.mean(), 1, 2), r"must return \(loss, aux\)"),
+        (lambda out: (out, None), r"must be one number, got shape \(4, 4\)"),
+    ],
+)
+def test_a_loss_of_another_form_is_refused(returned: Any, message: str):
+    with pytest.raises(TypeError, match=message):
+        value_and_grad(lambda p, x: returned(product(p, x)))(P, X, plan={"w": FULL})
+
+
+def test_a_plain_number_beside_the_loss_comes_back():
+    step = value_and_grad(lambda p, x: (product(p, x).mean(), 3))
+    (_, aux), _, _ = step(P, X, plan={"w": FULL})
+    assert aux == 3
+
+
+def test_states_of_other_contractions_are_refused():
+    options = Options(Recipes(current(), delayed(), current()))
+    with pytest.raises(ValueError, match=r"an entry for each of \['w'\]"):
+        with_precision(product, options)({"w": FULL}, P, X, states={})
+
+
+def test_an_empty_batch_has_statistics_of_nothing():
+    step = value_and_grad(
+        lambda p, x: (product(p, x).sum(), None), watch=Watch(("amax",))
+    )
+    _, _, seen = step(P, X[:0], plan={"w": FULL})
+    assert seen.tensors["w"]["activation"].amax == 0
+
+
 def test_recipe_with_a_state_asks_for_it():
     options = Options(Recipes(current(), delayed(), current()))
     with pytest.raises(ValueError, match="init_recipes"):

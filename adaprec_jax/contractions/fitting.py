@@ -9,15 +9,21 @@ import numpy as np
 from jax.core import Tracer
 
 from adaprec_jax.contractions.table import Contraction
-from adaprec_jax.precision import Entry, Plan
+from adaprec_jax.formats import Format
+from adaprec_jax.precision import Entry, Plan, Precision, SharedPrecision
 
 
 def fit(plan: Plan, contractions: Sequence[Contraction]) -> Plan:
     """Returns the plan with every leaf broadcast to the axes of its contraction.
 
     Raises:
+        TypeError: The plan is no dict, or as in `fit_entry`.
         ValueError: A path is missing or unknown, or as in `fit_entry`.
     """
+    if not isinstance(plan, dict):
+        raise TypeError(
+            f"A plan is a dict from names to entries, got {type(plan).__name__}."
+        )
     names = [contraction.name for contraction in contractions]
     missing = [name for name in names if name not in plan]
     if missing:
@@ -36,10 +42,19 @@ def fit_entry(entry: Entry, contraction: Contraction) -> Entry:
     """Returns the entry with every leaf broadcast to the axes of the contraction.
 
     Raises:
+        TypeError: It is no `Precision` or `SharedPrecision` of formats.
         ValueError: A leaf does not broadcast to the plan axes, or is NaN or infinite
             (unless it is traced).
     """
     axes = contraction.axes
+    held = jax.tree.leaves(entry, is_leaf=lambda x: x is None or isinstance(x, Format))
+    if not isinstance(entry, Precision | SharedPrecision) or not all(
+        isinstance(fmt, Format) for fmt in held
+    ):
+        raise TypeError(
+            f"The plan's entry of {contraction.name!r} must be a Precision or a "
+            f"SharedPrecision of Formats, got {entry!r:.80}."
+        )
 
     def fit_leaf(path: tuple[object, ...], leaf: jax.typing.ArrayLike) -> object:
         shape = np.shape(leaf)

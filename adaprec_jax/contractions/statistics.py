@@ -197,7 +197,10 @@ def _summands(
 
 def _reduce(terms: Mapping[str, Array]) -> TensorStats:
     return TensorStats(
-        **{f: jnp.max(t) if f == "amax" else jnp.sum(t) for f, t in terms.items()}
+        **{
+            f: jnp.max(t, initial=0.0) if f == "amax" else jnp.sum(t)
+            for f, t in terms.items()
+        }
     )
 
 

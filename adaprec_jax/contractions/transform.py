@@ -215,6 +215,7 @@ def value_and_grad(
         collect: Bool[Array, ""] | None = None,
     ) -> tuple[tuple[Array, Any], Any, Stats]:
         traced = _trace(loss_fn, (params, *args), options, watch)
+        _check_loss(traced.out_shape)
         extras = _Extras(key, states, Asked(collect, dict(watch.what_if)))
 
         def loss_of(params: Any, probes: dict[str, Probe]) -> Any:
@@ -229,6 +230,22 @@ def value_and_grad(
         return (loss, aux), gradients, stats
 
     return evaluate_loss
+
+
+def _check_loss(returned: Any) -> None:
+    """Refuses a loss function that does not return a number and something beside it."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}", returned)
+        raise TypeError(
+            "loss_fn must return (loss, aux), such as (loss, None); it returned "
+            f"{shapes}."
+        )
+    loss = returned[0]
+    if not hasattr(loss, "shape") or loss.shape != ():
+        raise TypeError(
+            "The loss that loss_fn returns must be one number, got shape "
+            f"{getattr(loss, 'shape', None)}."
+        )
 
 
 class _Traced(NamedTuple):
@@ -255,6 +272,13 @@ def _trace(
     recipes = {
         n: _recipes_for(options.recipes, s.contraction) for n, s in sites.items()
     }
+    if options.compute_dtype is not None and not isinstance(
+        options.compute_dtype, Compute
+    ):
+        raise TypeError(
+            "Options.compute_dtype must be a Compute, such as "
+            f"Compute(jnp.dtype('bfloat16')), got {options.compute_dtype!r}."
+        )
     fields = fields_of(watch.quantities)
     if unknown := [role for role in watch.roles if role not in ROLES]:
         raise ValueError(f"Unknown roles {unknown}; known are {list(ROLES)}.")
@@ -276,7 +300,13 @@ def stateful_roles(recipes: RecipesFor, contraction: Contraction) -> tuple[str, 
 
 
 def _recipes_for(recipes: RecipesFor, contraction: Contraction) -> Recipes:
-    return recipes if isinstance(recipes, Recipes) else recipes(contraction)
+    chosen = recipes(contraction) if callable(recipes) else recipes
+    if not isinstance(chosen, Recipes):
+        raise TypeError(
+            "Options.recipes must be Recipes(activation, weight, gradient), or a "
+            f"function from a contraction to them, got {chosen!r:.80}."
+        )
+    return chosen
 
 
 def _run(
@@ -305,18 +335,21 @@ def _run(
         Spot((), options.axis_names),
     )  # fmt: skip
     shapes, tree = jax.tree.flatten(traced.out_shape)
-    arrays = [v.array.astype(s.dtype) for v, s in zip(outs, shapes, strict=True)]
+    arrays = [
+        jnp.asarray(v.array).astype(s.dtype) for v, s in zip(outs, shapes, strict=True)
+    ]
     return jax.tree.unflatten(tree, arrays), seen
 
 
 def _fitted_states(states: RecipeStates | None, traced: _Traced) -> RecipeStates:
-    if states is not None:
+    if states is not None and set(states) == set(traced.sites):
         return states
     stateful = [name for name, w in traced.watching.items() if w.amax_roles]
-    if stateful:
+    if stateful or states:
         raise ValueError(
             f"The scaling recipes of {stateful} have a state; pass "
-            "states=init_recipes(table, recipes)."
+            "states=init_recipes(table, recipes), with an entry for each of "
+            f"{list(traced.sites)}."
         )
     return {name: States((), (), ()) for name in traced.sites}
 
