@@ -2,10 +2,18 @@
 
 adaprec run fashion-mnist-float32, or another arm:
 
-    bf16, int8      every product in that format
-    int5, int3      activations and weights in that format, gradients in int8
-    cpt             cyclic precision training, 3 to 8 bits, gradients in int8
-    two-threshold   3 to 8 bits per layer, as underflow asks for, gradients in int8
+    arm             test accuracy, %   minus float32   bit operations
+    float32               88.0 ± 0.6                           1.0000
+    bf16                  88.0 ± 0.7       0.0 ± 0.1           0.2500
+    int8                  88.0 ± 0.8       0.0 ± 0.2           0.0625
+    int5                  87.6 ± 0.3      -0.4 ± 0.5           0.0342
+    int3                  80.4 ± 3.8      -7.6 ± 3.9           0.0186
+    cpt                   87.5 ± 0.4      -0.5 ± 0.6           0.0395
+    two-threshold         87.8 ± 0.6      -0.2 ± 0.3           0.0598
+
+Means of seeds 0 to 4 with 95 % t-intervals, the difference paired by seed. int5 and
+int3 are bits of activations and weights; their gradients have 8. cpt goes from 3 to 8
+bits and back; two-threshold has 3 to 8 bits per layer, as underflow asks for.
 """
 
 from adaprec_jax.runs.config import (

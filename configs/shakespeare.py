@@ -50,9 +50,9 @@ def config(arm: str) -> Experiment:
         optimizer=AdamW(
             learning_rate=WarmupCosine(peak=4e-3, warmup_steps=100), clip_norm=1.0
         ),
-        steps=1000,
+        steps=600,
         batch_size=32,
-        evaluate_every=250,
+        evaluate_every=200,
         schedule=SCHEDULES[arm],
         scaling=STOCHASTIC if arm == "late-switch" else Scaling(),
     )

@@ -192,6 +192,8 @@ def test_narrow_parameters_have_a_float32_master():
     "task",
     [
         config.Digits(),
+        config.Denoising(),
+        config.Function(size=8),
         config.Teacher(size=8),
         pytest.param(config.FashionMNIST(), marks=pytest.mark.slow),
         pytest.param(config.Shakespeare(), marks=pytest.mark.slow),

@@ -14,9 +14,11 @@ from adaprec_jax.runs import config, format_names, identity, overrides
 from adaprec_jax.runs.config import Experiment, base
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.load import bundled, from_json, load
-from adaprec_jax.tasks import digits, models, teacher
+from adaprec_jax.tasks import denoising, digits, function, models, teacher
 
 EACH_CONFIG = pytest.mark.parametrize("name", bundled())
+FILES = {path.stem.replace("_", "-"): path for path, _ in bundled().values()}
+EACH_FILE = pytest.mark.parametrize("stem", FILES)
 TINY = load("digits-cpt")
 
 PER_LAYER = {
@@ -47,16 +49,20 @@ def test_a_bundled_config_resolves_and_comes_back_from_its_json(name, tmp_path):
     assert identity.run_id(from_json(path)) == identity.run_id(experiment)
 
 
-@EACH_CONFIG
-def test_a_config_file_opens_with_what_it_is_and_the_command(name):
-    lines = bundled()[name].read_text().splitlines()
-    assert lines[0].startswith('"""')
-    assert f"adaprec run {name}" in lines[2]
+@EACH_FILE
+def test_a_config_file_opens_with_what_it_is_the_command_and_its_arms(stem):
+    first, _, third, *_ = lines = FILES[stem].read_text().splitlines()
+    assert first.startswith('"""')
+    assert third.startswith(f"adaprec run {stem}-float32")
+    opening = " ".join(lines[: lines.index('"""')]).replace(",", " ").split()
+    arms = [arm for path, arm in bundled().values() if path == FILES[stem]]
+    assert set(arms) - {"float32"} <= set(opening)
 
 
-@pytest.mark.parametrize("task", ["digits", "fashion-mnist", "shakespeare"])
-def test_the_arms_of_a_task_differ_in_precision_alone(task):
-    arms = [load(name) for name in bundled() if name.startswith(task)]
+@EACH_FILE
+def test_the_arms_of_a_file_differ_in_precision_alone(stem):
+    arms = [load(name) for name, (path, _) in bundled().items() if path == FILES[stem]]
+    assert arms[0].schedule.kind == "float32"
     others = {"name", "schedule", "scaling"}
     assert len({arm.model_dump_json(exclude=others) for arm in arms}) == 1
     assert len({identity.run_id(arm) for arm in arms}) == len(arms) >= 3
@@ -143,6 +149,8 @@ def test_a_setting_inside_a_default_keeps_the_rest_of_that_default():
         ("micro_batches=7", "batch_size (64) must be a multiple of micro_batches (7)."),
         ("steps=610", "steps (610) must be a multiple of steps_per_dispatch (20)."),
         ("task.kind=fashion_mnist", "the task fashion_mnist needs cnn, got mlp."),
+        ("model.kind=cnn", "digits needs mlp, resnet, vit, recurrent, experts or gra"),
+        ('model={"kind":"vit","patch":3}', "model.patch should be 1, 2, 4 or 8, got 3."),
         ("tags", "--set takes path=value, got 'tags'."),
         (f"schedule={json.dumps(PER_LAYER)}", "schedule.default.cycles (700) must not"),
         (f"schedule={json.dumps(MIXED_KINDS)}", "schedule.kind must be the same in"),
@@ -181,6 +189,8 @@ def test_the_same_path_twice_is_refused():
     ("make", "fault"),
     [
         (lambda: config.Transformer(width=100, heads=3), "width (100) must be a mult"),
+        (lambda: config.ViT(width=32, heads=5), "width (32) must be a multiple of he"),
+        (lambda: config.Experts(top=5), "top (5) must not be above members (4)."),
         (lambda: config.Cosine(peak=1e-3, final=1.0), "final (1.0) must not be above"),
         (lambda: config.DynamicLossScaling(min_scale=2.0**16), "min_scale <= init_sca"),
         (lambda: config.TwoThreshold(low=0.5, high=0.5), "low (0.5) must be below hi"),
@@ -284,10 +294,19 @@ def test_name_tags_and_folder_are_no_part_of_the_id(assignment, same):
     assert (identity.run_id(changed) == identity.run_id(experiment)) is same
 
 
-def test_the_fingerprint_is_the_one_of_the_data():
-    options = config.Teacher(target="regression", size=8, features=3, outputs=2)
-    data = teacher.load("regression", size=8, features=3, outputs=2)
-    assert identity.fingerprint(options) == data.fingerprint
+@pytest.mark.parametrize(
+    ("options", "data"),
+    [
+        (
+            config.Teacher(target="regression", size=8, features=3, outputs=2),
+            lambda: teacher.load("regression", size=8, features=3, outputs=2),
+        ),
+        (config.Function(size=8), lambda: function.load(8)),
+        (config.Denoising(), denoising.load),
+    ],
+)
+def test_the_fingerprint_is_the_one_of_the_data(options, data):
+    assert identity.fingerprint(options) == data().fingerprint
 
 
 def test_a_json_config_is_never_run(tmp_path):
@@ -301,6 +320,20 @@ def test_a_json_config_is_never_run(tmp_path):
     ("text", "fault"),
     [
         ("", "defines no function config()"),
+        ("def config(): raise SystemExit(0)", "line 1: SystemExit: 0."),
+        ("def config(): raise ValueError", "line 1: ValueError."),
+        ("def config(): raise ValueError('a\\nb')", "line 1: ValueError: a."),
+        ("def config(x): return 3", "TypeError: config() missing 1 required"),
+        (
+            "from adaprec_jax.runs.load import load\ndef config():\n"
+            "  return load('digits-cpt').model_copy(update={'name': '../../evil'})",
+            "name should match pattern",
+        ),
+        (
+            "from adaprec_jax.runs.load import load\ndef config():\n"
+            "  return load('digits-cpt').model_copy(update={'steps': 41})",
+            "steps (41) must be a multiple of steps_per_dispatch (20).",
+        ),
         ("def config(): return 3", "config() must return an Experiment, got int."),
         ("def config(:", "line 1: SyntaxError"),
         ("\n\nx = y", "line 3: NameError: name 'y' is not defined"),
@@ -322,6 +355,78 @@ def test_a_config_file_with_an_error_is_one_sentence(tmp_path, text, fault):
     assert fault in sentence
 
 
+ARMS = """
+from adaprec_jax.runs.config import *
+ARMS = ("slow", "fast")
+def config(arm):
+    rate = {"slow": 0.1, "fast": 0.5}[arm]
+    return Experiment(
+        name=f"mine-{arm}", task=Digits(), model=MLP(), steps=3, batch_size=4,
+        optimizer=SGD(learning_rate=ConstantRate(peak=rate)),
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "name", "rate"),
+    [("", "mine-slow", 0.1), (":slow", "mine-slow", 0.1), (":fast", "mine-fast", 0.5)],
+)
+def test_a_file_has_arms_and_the_first_is_the_default(tmp_path, end, name, rate):
+    path = tmp_path / "mine.py"
+    path.write_text(ARMS)
+    experiment = load(f"{path}{end}")
+    assert experiment.name == name
+    assert experiment.optimizer.learning_rate == config.ConstantRate(peak=rate)
+
+
+@pytest.mark.parametrize(
+    ("text", "end", "fault"),
+    [
+        (ARMS, ":fats", " has no arm 'fats'; its arms are slow, fast."),
+        ("def config(): pass", ":a", " has no arm 'a'; it defines no ARMS."),
+        ("ARMS = ()", "", ": ARMS must be a tuple of names, at least one, got ()."),
+        ("ARMS = ['a']", "", ": ARMS must be a tuple of names, at least one, got ['"),
+        ("ARMS = ('a', 3)", ":a", ": ARMS must be a tuple of names, at least one, got"),
+        ("ARMS = ('a',)", "", " defines no function config()."),
+        ("ARMS = ('a',)\ndef config(): pass", "", ": TypeError: config() takes 0 pos"),
+        ("def config(arm): pass", "", ": TypeError: config() missing 1 required pos"),
+        (ARMS.replace('"fast":', '"fats":'), ":fast", ", line 5: KeyError: 'fast'."),
+        (ARMS.replace("steps=3", "steps=0"), ":fast", ": steps should be greater than"),
+    ],
+)
+def test_what_is_wrong_with_arms_is_one_sentence(tmp_path, text, end, fault):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(InputError) as refused:
+        load(f"{path}{end}")
+    [sentence] = refused.value.args
+    assert sentence.startswith(f"{path}{fault}")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("shakespeare-fp9", ["float32", "fp8", "late-switch"]),
+        ("shakespeare", ["float32", "fp8", "late-switch"]),
+        ("shakespeare_late", ["float32", "fp8", "late-switch"]),
+        ("shakspeare-fp8", ["fp8"]),
+    ],
+)
+def test_an_unknown_arm_of_a_bundled_config_is_told_all_that_there_are(name, meant):
+    with pytest.raises(InputError) as refused:
+        load(name)
+    [sentence] = refused.value.args
+    *most, last = (repr(f"shakespeare-{arm}") for arm in meant)
+    names = f"{', '.join(most)} or {last}" if most else last
+    assert sentence == f"Unknown config {name!r}; did you mean {names}?"
+
+
+def test_a_bundled_arm_is_called_by_file_and_arm():
+    path, arm = bundled()["fashion-mnist-two-threshold"]
+    assert (path.name, arm) == ("fashion_mnist.py", "two-threshold")
+    assert load("fashion_mnist_two_threshold") == load(f"{path}:two-threshold")
+
+
 @pytest.mark.parametrize("name", ["no.py", "no.json", "."])
 def test_a_config_that_is_not_there_is_one_sentence(name, tmp_path):
     with pytest.raises(InputError) as refused:
@@ -335,6 +440,21 @@ def test_a_config_that_is_not_there_is_one_sentence(name, tmp_path):
         (config.MLP, models.MLP, {"outputs"}),
         (config.CNN, models.CNN, {"outputs"}),
         (config.Transformer, models.Transformer, {"context"}),
+        (config.ResNet, models.ResNet, {"outputs"}),
+        (config.ViT, models.ViT.__init__, {"self", "image", "outputs", "rngs"}),
+        (config.Recurrent, models.Recurrent, {"outputs"}),
+        (config.Experts, models.Experts, {"outputs"}),
+        (
+            config.Graph,
+            models.Graph.__init__,
+            {"self", "grid", "features", "outputs", "rngs"},
+        ),
+        (config.Denoiser, models.Denoiser, set()),
+        (
+            config.Siren,
+            models.Siren.__init__,
+            {"self", "features", "outputs", "rngs"},
+        ),
         (config.CPT, schedules.cpt, {"steps"}),
         (config.TwoThreshold, schedules.two_threshold, set()),
         (config.LateSwitch, schedules.late_switch, {"steps"}),

@@ -7,8 +7,8 @@ of the arguments that they become.
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from adaprec_jax import loss_scaling, scaling, schedules, stats
+from adaprec_jax import loss_scaling, plan as plans, scaling, schedules, stats
 from adaprec_jax.contractions import (
     Compute,
     Options,
@@ -25,7 +25,7 @@ from adaprec_jax.contractions import (
     contraction_table,
 )
 from adaprec_jax.precision import Plan
-from adaprec_jax.runs import config
+from adaprec_jax.runs import config, imports
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.expected import pieces
@@ -54,6 +54,8 @@ _DIGIT = {
     "resnet": (8, 8, 1),
     "vit": (8, 8, 1),
 }
+
+_Kind = TypeVar("_Kind")
 
 # Steps between two looks at statistics that only a person looks at.
 _GLANCE = 20
@@ -100,7 +102,7 @@ def build(experiment: Experiment, data: Data | None = None) -> Built:
         order.indices(experiment.seed, 0, experiment.batch_size, len(split.train))
     program = make_program(experiment, task)
     with as_input_error():
-        jax.eval_shape(functools.partial(first_plan, program))
+        plans.check(first_plan(program), program.table)
     init = functools.partial(_init, experiment, task, program)
     return Built(task, split, program, jax.random.key(experiment.seed), init)
 
@@ -285,6 +287,8 @@ def make_schedule(settings: config.Schedule, steps: int) -> Schedule:
         case config.TwoThreshold(signal=signal):
             fields["signal"] = getattr(stats, signal)
             return schedules.two_threshold(**fields)
+        case config.ImportedSchedule(target=target, arguments=arguments):
+            return _imported(Schedule, target, arguments, steps=steps)
         case config.PerLayer(rules=rules, default=default):
             by_pattern = {
                 rule.pattern: make_schedule(rule.schedule, steps) for rule in rules
@@ -301,7 +305,7 @@ def make_watch(experiment: Experiment) -> tuple[Watch, int]:
     saturation, as often as the others.
     """
     readers = list(_readers(experiment.schedule))
-    signals = {reader.signal for reader in readers}
+    signals = {signal for reader in readers for signal in _signals(reader)}
     logged = set(experiment.statistics)
     roles = {role for reader in readers for role in reader.roles}
     every = [reader.every for reader in readers]
@@ -384,6 +388,8 @@ def make_recipes(settings: config.Scaling) -> Recipes:
     """Returns the scaling recipe of each role."""
 
     def recipe(settings: config.Recipe) -> Recipe:
+        if isinstance(settings, config.Imported):
+            return _imported(Recipe, settings.target, settings.arguments)
         make = {
             "none": scaling.none,
             "current": scaling.current,
@@ -394,9 +400,34 @@ def make_recipes(settings: config.Scaling) -> Recipes:
     return Recipes(*(recipe(getattr(settings, role)) for role in Recipes._fields))
 
 
-def _readers(settings: config.Schedule) -> Iterator[config.TwoThreshold]:
+def _imported(
+    kind: type[_Kind], target: str, arguments: Mapping[str, Any], **offered: Any
+) -> _Kind:
+    """Returns what an import target makes.
+
+    Raises:
+        InputError: It is of another kind, or as in `imports.make`.
+    """
+    made = imports.make(target, arguments, **offered)
+    if not isinstance(made, kind):
+        raise InputError(
+            f"{target} must return a {kind.__name__}, got {type(made).__name__}."
+        )
+    return made
+
+
+_Reader: TypeAlias = config.TwoThreshold | config.ImportedSchedule
+
+
+def _signals(reader: _Reader) -> tuple[str, ...]:
+    return (reader.signal,) if isinstance(reader, config.TwoThreshold) else reader.reads
+
+
+def _readers(settings: config.Schedule) -> Iterator[_Reader]:
     """Yields the parts of a schedule that read statistics."""
     if isinstance(settings, config.TwoThreshold):
+        yield settings
+    if isinstance(settings, config.ImportedSchedule) and settings.reads:
         yield settings
     if isinstance(settings, config.PerLayer):
         for part in (*(rule.schedule for rule in settings.rules), settings.default):

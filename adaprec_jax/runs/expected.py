@@ -23,6 +23,7 @@ from adaprec_jax.runs.config import (
     Experiment,
     Float32,
     Formats,
+    ImportedSchedule,
     LateSwitch,
     Piecewise,
     Schedule,
@@ -112,6 +113,8 @@ def changes(schedule: Schedule, steps: int) -> str:
             return f"int{low} to int{high} in random order"
         case TwoThreshold(min_bits=low, max_bits=high, every=every, signal=signal):
             return f"int{low} to int{high} by {signal} every {every} steps"
+        case ImportedSchedule(target=target):
+            return f"by {target}"
     later = itertools.islice(pieces(schedule, steps).items(), 1, None)
     return "; ".join(f"{_names(e)} from step {start}" for start, e in later)
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from adaprec_jax.runs import imports
 from adaprec_jax.runs.config import (
     Denoising,
     Digits,
@@ -31,11 +33,26 @@ def run_id(experiment: Experiment) -> str:
 def deciding(experiment: Experiment) -> dict[str, Any]:
     """Returns the settings that decide the outcome, as JSON values.
 
-    Left out are the name, the tags and the folder that the data lies in.
+    Left out are the name, the tags and the folder that the data lies in. What comes
+    from somebody's own package is joined by its version and the digest of its source.
     """
-    return experiment.model_dump(
+    tree = experiment.model_dump(
         mode="json", exclude={"name": True, "tags": True, "task": {"folder": True}}
     )
+    targets = sorted(set(_targets(tree)))
+    origins = {target: imports.origin(target) for target in targets}
+    return tree | ({"imports": origins} if origins else {})
+
+
+def _targets(tree: Any) -> Iterator[str]:
+    """Yields the import targets in a tree of JSON values."""
+    if isinstance(tree, dict):
+        if tree.get("kind") == "import":
+            yield tree["target"]
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _targets(part)
 
 
 def canonical(tree: Any) -> str:

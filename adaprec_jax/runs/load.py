@@ -20,6 +20,7 @@ from pydantic import ValidationError
 import adaprec_jax
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError, suggest
+from adaprec_jax.runs.overrides import written
 from adaprec_jax.runs.validation import faults, validate
 
 
@@ -73,12 +74,12 @@ def from_json(path: Path) -> Experiment:
     Raises:
         InputError: It cannot be read, is not JSON, or is wrong.
     """
+    text = _read(path)
     try:
-        return validate(json.loads(_read(path)))
-    except json.JSONDecodeError as error:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}.") from error
-    except InputError as error:
-        raise InputError(*(f"{path}: {fault}" for fault in error.args)) from error
+    return _checked(path, tree)
 
 
 def _from_python(path: Path, arm: str = "") -> Experiment:
@@ -95,7 +96,15 @@ def _from_python(path: Path, arm: str = "") -> Experiment:
         raise InputError(
             f"{path}: config() must return an Experiment, got {type(made).__name__}."
         )
-    return made
+    return _checked(path, written(made))  # `model_copy` has checked nothing.
+
+
+def _checked(path: Path, tree: Any) -> Experiment:
+    """Returns the experiment that JSON values describe; faults name the file."""
+    try:
+        return validate(tree)
+    except InputError as error:
+        raise InputError(*(f"{path}: {fault}" for fault in error.args)) from error
 
 
 def _names_in(path: Path) -> dict[str, Any]:
@@ -123,7 +132,9 @@ def _run(path: Path, function: Callable[..., Any], *arguments: str) -> Any:
         return function(*arguments)
     except ValidationError as error:
         raise InputError(*(f"{path}: {fault}" for fault in faults(error))) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # A config that exits is wrong, too.
         raise InputError(_where(error, path)) from error
 
 
@@ -149,7 +160,7 @@ def _meant(name: str, known: dict[str, tuple[Path, str]]) -> str:
     )
 
 
-def _where(error: Exception, path: Path) -> str:
+def _where(error: BaseException, path: Path) -> str:
     """Returns a sentence with the last line of the file that led to the error.
 
     There is none where `config` itself could not be called.
@@ -159,11 +170,12 @@ def _where(error: Exception, path: Path) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename == str(path)
     ]
-    reason: object = error
+    reason = str(error)
     if isinstance(error, SyntaxError):
         lines, reason = [error.lineno], error.msg
-    where = f"{path}, line {lines[-1]}" if lines else str(path)
-    return f"{where}: {type(error).__name__}: {reason}."
+    where = f"{path}, line {lines[-1]}" if lines and lines[-1] else str(path)
+    first = f": {reason.splitlines()[0].rstrip('.')}" if reason.strip() else ""
+    return f"{where}: {type(error).__name__}{first}."
 
 
 def _read(path: Path) -> str:

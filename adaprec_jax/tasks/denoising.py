@@ -122,6 +122,6 @@ def signal() -> Float[np.ndarray, " steps"]:
     $\beta$ rises linearly from 1e-4 to 0.02 (section 4).
 
     >>> signal()[[0, -1]]
-    array([9.9989998e-01, 4.0358298e-05], dtype=float32)
+    array([9.9989998e-01, 4.0358...e-05], dtype=float32)
     """
     return np.cumprod(1 - np.linspace(1e-4, 0.02, STEPS)).astype(np.float32)

@@ -14,6 +14,7 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for CPT
 ...
 """
 
+from adaprec_jax.runs.config.base import Imported as Imported
 from adaprec_jax.runs.config.experiment import Experiment as Experiment, Stop as Stop
 from adaprec_jax.runs.config.precision import (
     CPT as CPT,
@@ -24,6 +25,7 @@ from adaprec_jax.runs.config.precision import (
     Float32 as Float32,
     Formats as Formats,
     ForwardFormats as ForwardFormats,
+    ImportedSchedule as ImportedSchedule,
     LateSwitch as LateSwitch,
     NoScaling as NoScaling,
     PerLayer as PerLayer,

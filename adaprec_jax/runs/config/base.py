@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from adaprec_jax.runs import format_names
 
@@ -45,9 +45,23 @@ Statistic: TypeAlias = Literal[
 ]
 
 
+Arguments: TypeAlias = dict[str, JsonValue]
+
+
 class Settings(BaseModel):
     """Frozen and strict; knows no field that is not declared, no infinity, no NaN."""
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False
     )
+
+
+class Imported(Settings):
+    """What a factory of somebody's own package makes; see `runs.imports`."""
+
+    kind: Literal["import"] = "import"
+    target: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="package.module:factory",
+    )
+    arguments: Arguments = Field(default={}, description="of the factory, by name")

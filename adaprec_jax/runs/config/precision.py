@@ -10,10 +10,12 @@ from adaprec_jax.runs.config.base import (
     Count,
     FormatName,
     Fraction,
+    Imported,
     Role,
     Rounding,
     Seed,
     Settings,
+    Statistic,
 )
 
 
@@ -191,6 +193,20 @@ class TwoThreshold(_IntegerBits):
         return self
 
 
+class ImportedSchedule(Imported):
+    """A schedule of somebody's own; the factory may ask for `steps`."""
+
+    reads: tuple[Statistic, ...] = Field(
+        default=(), description="statistics that it is shown"
+    )
+    roles: tuple[Role, ...] = Field(
+        default=("activation", "weight", "gradient"),
+        min_length=1,
+        description="tensors whose statistics it is shown",
+    )
+    every: Count = Field(default=1, description="steps between those")
+
+
 class Rule(Settings):
     """A schedule for the contractions whose path matches a pattern."""
 
@@ -224,7 +240,8 @@ Schedule: TypeAlias = Annotated[
     | CPT
     | ShuffledCPT
     | TwoThreshold
-    | PerLayer,
+    | PerLayer
+    | ImportedSchedule,
     Field(discriminator="kind"),
 ]
 Rule.model_rebuild()
@@ -265,7 +282,8 @@ class DelayedScaling(Settings):
 
 
 Recipe: TypeAlias = Annotated[
-    NoScaling | CurrentScaling | DelayedScaling, Field(discriminator="kind")
+    NoScaling | CurrentScaling | DelayedScaling | Imported,
+    Field(discriminator="kind"),
 ]
 
 

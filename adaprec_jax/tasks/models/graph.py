@@ -6,11 +6,8 @@ averaged. The convolution cannot tell up from down, so each node's features are 
 multiplied by a learned vector of its place.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -49,7 +46,7 @@ class Graph(nnx.Module):
         self, x: Float[Array, "batch nodes features"]
     ) -> Float[Array, "batch outputs"]:
         """Returns logits; the nodes are the pixels row by row."""
-        adjacency = jnp.asarray(normalised_grid(*self.grid), x.dtype)
+        adjacency = normalised_grid(*self.grid).astype(x.dtype)
         x = self.embed(x) * self.places[...]
         for layer in self.layers:
             x = jax.nn.relu(layer(x, adjacency))
@@ -76,19 +73,18 @@ class Convolution(nnx.Module):
         return jnp.einsum("nm,bmf->bnf", adjacency, self.dense(x))
 
 
-@functools.lru_cache
-def normalised_grid(height: int, width: int) -> Float[np.ndarray, "nodes nodes"]:
+def normalised_grid(height: int, width: int) -> Float[Array, "nodes nodes"]:
     r"""Returns $D^{-1/2} (A + I) D^{-1/2}$ of a grid of pixels with 8 neighbours each.
 
     $A$ is 1 between neighbours and 0 elsewhere, $D$ the diagonal of the row sums of
     $A + I$.
 
     >>> normalised_grid(1, 2)
-    array([[0.5, 0.5],
+    Array([[0.5, 0.5],
            [0.5, 0.5]], dtype=float32)
     """
-    rows, columns = (place.ravel() for place in np.indices((height, width)))
-    far = [np.abs(place[:, None] - place[None]) for place in (rows, columns)]
-    linked = (np.maximum(*far) <= 1).astype(np.float64)
-    root = np.sqrt(linked.sum(axis=1))
-    return (linked / root[:, None] / root[None]).astype(np.float32)
+    places = jnp.indices((height, width)).reshape(2, -1)
+    far = jnp.max(jnp.abs(places[:, :, None] - places[:, None]), axis=0)
+    linked = (far <= 1).astype(jnp.float32)
+    degrees = jnp.sum(linked, axis=1)
+    return linked * jax.lax.rsqrt(degrees[:, None] * degrees[None])
