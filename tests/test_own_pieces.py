@@ -1,14 +1,17 @@
 """A schedule and a recipe of somebody's own package, named in a config."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from adaprec_jax.cli import main
 from adaprec_jax.runs import identity, metrics, overrides, run as running, store
 from adaprec_jax.runs.build import build
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.load import load
+from adaprec_jax.runs.new import new_schedule
 
 EXAMPLE = (
     Path(__file__).parents[1] / "experiments" / "examples" / "custom_schedule.py"
@@ -109,3 +112,35 @@ def test_a_target_that_is_none_is_refused_by_the_config():
         overrides.apply(
             load("digits-cpt"), ['schedule={"kind":"import","target":"../evil"}']
         )
+
+
+def test_a_new_schedule_runs_and_passes_its_test(tmp_path: Path, capsys):
+    call = ["adaprec", "new", "schedule", "halves", "--folder", str(tmp_path / "own")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", call)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 0
+    schedule, test = (tmp_path / "own" / f"{each}halves.py" for each in ("", "test_"))
+    assert len(schedule.read_text().splitlines()) <= 24
+    assert f"pytest {test}" in capsys.readouterr().out
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)],
+        cwd=tmp_path / "own",
+        capture_output=True,
+        text=True,
+    )
+    assert "1 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("name", ["../evil", "two words", "Upper", "3d", ""])
+def test_a_name_that_is_no_identifier_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(InputError, match="Python identifier in lower case"):
+        new_schedule(name, tmp_path)
+
+
+def test_what_is_there_is_never_overwritten(tmp_path: Path):
+    (tmp_path / "test_mine.py").write_text("precious")
+    with pytest.raises(InputError, match="exist already; nothing was written"):
+        new_schedule("mine", tmp_path)
+    assert [path.name for path in tmp_path.glob("*mine.py")] == ["test_mine.py"]

@@ -14,6 +14,7 @@ from adaprec_jax.runs import (
     expected,
     identity,
     metrics,
+    new as files,
     overrides,
     store,
 )
@@ -42,6 +43,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+new = typer.Typer(
+    help="Write the files that a piece of your own begins with.", no_args_is_help=True
+)
+app.add_typer(new, name="new")
 
 
 @app.command()
@@ -130,6 +137,23 @@ def list_formats(*, as_json: AsJson = False) -> None:
         _print_json([row._asdict() for row in rows])
     else:
         tables.formats(rows)
+
+
+@new.command("schedule")
+def new_schedule(
+    name: Annotated[str, typer.Argument(help="Of the schedule and its file.")],
+    *,
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where to.")] = Path(),
+) -> None:
+    """Write a schedule of your own to start from, and its test."""
+    written = files.new_schedule(name, folder)
+    for path in written:
+        typer.echo(str(path))
+    typer.echo(
+        f"Test it with `pytest {written[1]}`; name it in a config as "
+        f'{{"kind": "import", "target": "{name}:{name}", '
+        '"arguments": {"low": 4, "high": 8}}.'
+    )
 
 
 def _show_contractions(experiment: Experiment, *, as_json: bool) -> None:

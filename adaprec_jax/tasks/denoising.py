@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int32, Key
 
 from adaprec_jax.tasks import digits, objectives
 from adaprec_jax.tasks.network import Model, Params, Result, Variables, of
-from adaprec_jax.tasks.task import Aux, Batch, Data, Scores, Task
+from adaprec_jax.tasks.task import Aux, Batch, Data, Scores, Task, check_arrays
 
 STEPS = 1000
 
@@ -56,6 +56,7 @@ def task(data: Data, model: Model) -> Task:
         model: Maps noisy images, float32 (batch, 8, 8, 1), and timesteps, int32
             (batch,) from 0 to `STEPS` - 1, to the noise.
     """
+    check_arrays("denoising", data.arrays)
     network, objective = of(model), objectives.regression()
 
     def init(key: Key[Array, ""]) -> Variables:
@@ -95,7 +96,8 @@ def drawn(key: Key[Array, ""], size: int) -> Asked:
 
 def asked_of(numbers: Int32[Array, " batch"]) -> Asked:
     """Returns timestep and noise of each example in evaluation, from its number."""
-    # Multiples of 619, a golden section of 1000, spread neighbours over all timesteps.
+    # 619 is prime and near the golden section of 1000: its multiples meet each timestep
+    # once, and those of a few neighbours lie far apart.
     timesteps = numbers % STEPS * 619 % STEPS
     root = jax.random.key(0)
     each = lambda number: jax.random.normal(jax.random.fold_in(root, number), (8, 8, 1))
