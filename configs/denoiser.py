@@ -29,7 +29,7 @@ SCHEDULES = {
     "int4": Constant(
         precision=SharedFormats(activation="int4", weight="int4", gradient="int8")
     ),
-    "cpt": CPT(min_bits=3, max_bits=8, gradient_bits=8, cycles=8),
+    "cpt": CPT(min_bits=3, max_bits=8, gradient_bits=8, cycles=6),
 }
 ARMS = tuple(SCHEDULES)
 STOCHASTIC = Scaling(gradient=CurrentScaling(rounding="stochastic"))
@@ -42,7 +42,7 @@ def config(arm: str) -> Experiment:
         task=Denoising(),
         model=Denoiser(width=16),
         optimizer=Adam(learning_rate=Cosine(peak=2e-3)),
-        steps=800,
+        steps=600,
         batch_size=64,
         evaluate_every=200,
         schedule=SCHEDULES[arm],

@@ -150,7 +150,7 @@ def test_a_setting_inside_a_default_keeps_the_rest_of_that_default():
         ("steps=610", "steps (610) must be a multiple of steps_per_dispatch (20)."),
         ("task.kind=fashion_mnist", "the task fashion_mnist needs cnn, got mlp."),
         ("model.kind=cnn", "digits needs mlp, resnet, vit, recurrent, experts or gra"),
-        ('model={"kind":"vit","patch":3}', "model.patch should be 1, 2, 4 or 8, got 3."),
+        ('model={"kind":"vit","patch":3}', "patch should be 1, 2, 4 or 8, got 3."),
         ("tags", "--set takes path=value, got 'tags'."),
         (f"schedule={json.dumps(PER_LAYER)}", "schedule.default.cycles (700) must not"),
         (f"schedule={json.dumps(MIXED_KINDS)}", "schedule.kind must be the same in"),

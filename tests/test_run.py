@@ -416,8 +416,8 @@ def test_every_bundled_program_builds_and_traces(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", bundled())
-def test_every_bundled_config_runs(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", programs())
+def test_every_bundled_program_runs(name, tmp_path, monkeypatch):
     monkeypatch.setattr(building, "load_data", made_up)
     outcome = running.run(shrunk(name), out=tmp_path)
     assert (outcome.state, outcome.step) == ("done", 2)

@@ -11,8 +11,10 @@ from flax import linen as nn
 from jax import lax
 
 from adaprec_jax.tasks import (
+    denoising,
     digits,
     fashion_mnist as fashion,
+    function,
     models,
     objectives,
     order,
@@ -54,6 +56,15 @@ def made_up_text():
 
 TASKS = {
     "digits": lambda: digits.task(digits.load(), models.MLP((16,), 10)),
+    "digits by nnx": lambda: digits.task(
+        digits.load(),
+        partial(models.Graph, grid=(8, 8), features=1, layers=1, width=4, outputs=10),
+        (64, 1),
+    ),
+    "function": lambda: function.task(
+        function.load(256),
+        partial(models.Siren, features=2, hidden=(8,), frequency=2.0, outputs=1),
+    ),
     "fashion-mnist": lambda: fashion.task(made_up_images(), models.CNN((2, 4))),
     "shakespeare": lambda: shakespeare.task(made_up_text(), SMALL),
     "teacher": lambda: teacher.task(teacher.load(), models.MLP((16,), 4)),
@@ -253,17 +264,6 @@ def test_data_of_a_wrong_type_or_not_finite_is_refused(array, error, message):
         check_arrays("mine", data.arrays)
 
 
-def test_a_model_with_state_is_refused(key):
-    class Normal(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return nn.Dense(10)(nn.BatchNorm(use_running_average=False)(x))
-
-    task = digits.task(digits.load(), Normal())
-    with pytest.raises(ValueError, match=r"digits: .*batch_stats.*write its Task out"):
-        task.init(key)
-
-
 def test_the_scores_agree_with_numpy():
     numbers = np.random.default_rng(0)
     logits = numbers.normal(size=(6, 5)).astype(np.float32)
@@ -286,70 +286,86 @@ def test_low_precision_outputs_are_scored_in_float32():
     np.testing.assert_allclose(scores["loss"], np.log1p(np.exp(0.5)), rtol=1e-5)
 
 
-def test_max_pool_equals_the_reduced_window(key):
-    x = jax.random.normal(key, (3, 8, 6, 5))
-    field = (1, 2, 2, 1)
-    expected = lax.reduce_window(x, -jnp.inf, lax.max, field, field, "VALID")
-    np.testing.assert_array_equal(models.max_pool(x), expected)
+def test_the_function_is_the_one_of_the_literature():
+    """Franke's four terms at two points, each written as its exponent."""
+    e = np.exp
+    origin = 0.75 * (e(-2) + e(-1 / 49 - 0.1)) + 0.5 * e(-29 / 2) - 0.2 * e(-65)
+    peak = 0.75 * (1 + e(-9 / 49 - 0.3)) + 0.5 * e(-26 / 4) - 0.2 * e(-29)
+    points = np.array([[0, 0], [2 / 9, 2 / 9]])
+    np.testing.assert_allclose(function.franke(points), [origin, peak], rtol=1e-12)
 
 
-def test_the_convolutional_net_has_the_published_size(key):
-    params = jax.eval_shape(models.CNN().init, key, jnp.zeros((1, 28, 28, 1)))
-    sizes = (9 * 16 + 16) + (9 * 16 * 32 + 32) + (7 * 7 * 32 * 10 + 10)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sizes
+def test_the_points_of_the_function_fill_the_square_in_every_split():
+    data = function.load()
+    for rows in data.split(0):
+        cells = np.floor(8 * data.arrays.inputs[rows]).astype(int)
+        counts = np.bincount(cells @ [8, 1], minlength=64)
+        # Random points would be off by the root of the mean, 5.7 of 32 and more.
+        assert np.abs(counts - len(rows) / 64).max() <= 3
+    assert data.arrays.targets.var() > 0.05
 
 
-def test_the_transformer_does_not_look_ahead(key):
-    symbols = jnp.arange(16).reshape(2, 8)
-    params, apply = made_up_parameters(SMALL.init, key, symbols), jax.jit(SMALL.apply)
-    before = apply(params, symbols)
-    after = apply(params, symbols.at[:, 5].add(1))
-    np.testing.assert_array_equal(before[:, :5], after[:, :5])
-    assert np.all(np.any(before[:, 5:] != after[:, 5:], axis=-1))
+def test_the_share_of_the_signal_is_the_product_of_the_paper():
+    kept, expected = 1.0, []
+    for step in range(1000):
+        kept *= 1 - (1e-4 + (0.02 - 1e-4) * step / 999)
+        expected.append(kept)
+    np.testing.assert_allclose(denoising.signal(), expected, rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_scan_and_remat_change_no_result(key):
-    symbols = jnp.arange(16).reshape(2, 8)
-    params = made_up_parameters(SMALL.init, key, symbols)["params"]
-
-    def unstacked(params):
-        """The parameters under the names of separate blocks."""
-        rest = {name: leaf for name, leaf in params.items() if name != "blocks"}
-        first, second = (
-            jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"]) for i in range(2)
-        )
-        return rest | {"block_0": first, "block_1": second}
-
-    def gradient(model, params):
-        loss = lambda params: jnp.sum(model.apply({"params": params}, symbols) ** 2)
-        return jax.jit(jax.grad(loss))(params)
-
-    expected = gradient(SMALL, params)
-    close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
-    again = gradient(SMALL.clone(remat=True), params)
-    jax.tree.map(close, again, expected)
-    for remat in (False, True):
-        apart = gradient(SMALL.clone(scan=False, remat=remat), unstacked(params))
-        jax.tree.map(close, apart, unstacked(expected))
+def test_an_image_and_noise_of_variance_one_mix_to_variance_one(key):
+    keys = jax.random.split(key, 2)
+    images, noise = (jax.random.normal(k, (1000, 8, 8, 1)) for k in keys)
+    timesteps = jnp.arange(1000, dtype=jnp.int32)
+    mixed = denoising.diffuse(images, denoising.Asked(timesteps, noise))
+    np.testing.assert_allclose(mixed.var(), 1, atol=0.02)
+    with_noise = np.mean(mixed * noise, axis=(1, 2, 3))
+    assert with_noise[:50].mean() < 0.15
+    assert with_noise[-50:].mean() > 0.95
 
 
-def test_attention_agrees_with_loops_in_numpy(key):
-    x = jax.random.normal(key, (1, 4, 6))
-    layer = models.Attention(heads=2)
-    params = made_up_parameters(layer.init, key, x)["params"]
-    qkv, out = (np.array(params[name]["kernel"], float) for name in ("qkv", "out"))
-    rows = np.array(x[0], float)
-    expected = np.zeros((4, 6))
-    for head in range(2):
-        q, k, v = (rows @ qkv[:, part, head] for part in range(3))
-        for t in range(4):
-            weights = np.exp(k[: t + 1] @ q[t] / np.sqrt(3))
-            mixed = weights @ v[: t + 1] / weights.sum()
-            expected[t] += mixed @ out[head]
-    np.testing.assert_allclose(layer.apply({"params": params}, x)[0], expected, 1e-4)
+class Knows(nn.Module):
+    """Predicts the noise in images that are black, without error."""
+
+    @nn.compact
+    def __call__(self, noisy, timesteps):
+        scale = self.param("scale", nn.initializers.ones_init(), ())
+        kept = jnp.asarray(denoising.signal())[timesteps][:, None, None, None]
+        return scale * (noisy + jnp.sqrt(kept)) / jnp.sqrt(1 - kept)
 
 
-def test_too_long_an_input_is_refused(key):
-    with pytest.raises(ValueError, match="at most 8 bytes, got 9"):
-        SMALL.init(key, jnp.zeros((1, 9), jnp.int32))
+def test_who_knows_the_image_knows_the_noise(key):
+    data = denoising.load()
+    black = data.arrays._replace(inputs=np.zeros_like(data.arrays.inputs))
+    task = denoising.task(data._replace(arrays=black), Knows())
+    params, state = task.init(key)
+    batch = some_batch(task, 100)
+    assert task.loss(params, state, batch, key)[0] < 1e-6
+    assert np.max(task.scores(params, state, batch)["loss"]) < 1e-6
+    nothing = task.scores({"scale": jnp.float32(0)}, state, batch)["loss"]
+    np.testing.assert_allclose(np.mean(nothing), 1, atol=0.05)  # the noise's variance
+
+
+def test_denoising_is_asked_the_same_in_each_evaluation_and_not_in_training(key):
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, noisy, timesteps):
+            return nn.Conv(1, (3, 3))(noisy)
+
+    task = denoising.task(denoising.load(), Plain())
+    params, state = task.init(key)
+    batch = some_batch(task, 8)
+    score, loss = jax.jit(task.scores), jax.jit(task.loss)
+    whole = score(params, state, batch)["loss"]
+    turned = score(params, state, Batch(*(part[::-1] for part in batch)))["loss"]
+    np.testing.assert_allclose(turned[::-1], whole, rtol=1e-5)
+    one, other = (loss(params, state, batch, jax.random.key(k))[0] for k in (0, 1))
+    assert one != other
+    asked = denoising.asked_of(jnp.arange(1000))
+    assert sorted(asked.timesteps.tolist()) == list(range(1000))
+    # Whichever tenth of the examples follow each other, they span the timesteps.
+    for part in np.asarray(asked.timesteps).reshape(10, 100):
+        counts = np.bincount(part // 100, minlength=10)
+        assert np.abs(counts - 10).max() <= 3
+    np.testing.assert_allclose(asked.noise.mean(), 0, atol=0.02)
+    np.testing.assert_allclose(asked.noise.var(), 1, atol=0.02)

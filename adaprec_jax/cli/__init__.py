@@ -6,6 +6,7 @@ the standard error, and exit code 2. Exit code 3 means that a run failed,
 """
 
 import sys
+from pathlib import Path
 
 from adaprec_jax.cli.commands import app
 from adaprec_jax.runs.errors import InputError
@@ -13,6 +14,7 @@ from adaprec_jax.runs.errors import InputError
 
 def main() -> None:
     """Runs the command that the arguments of the process ask for."""
+    sys.path.append(str(Path.cwd()))  # For import targets; last, to shadow nothing.
     try:
         app(prog_name="adaprec")
     except InputError as error:

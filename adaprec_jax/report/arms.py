@@ -79,7 +79,7 @@ def as_text(packs: Sequence[Pack], baseline: str) -> list[str]:
         accuracy, difference = _percent(row["accuracy"]), ""
         if name != baseline:
             difference = _percent(row["minus_baseline"])
-        lines.append(f"{name:{pad}}  {accuracy}  {difference:13}  {row['cost']:.4f}")
+        lines.append(f"{name:{pad}}  {accuracy:14}{difference:13}  {row['cost']:.4f}")
     moving = {
         label: bits
         for pack in packs

@@ -102,7 +102,12 @@ def build(experiment: Experiment, data: Data | None = None) -> Built:
         order.indices(experiment.seed, 0, experiment.batch_size, len(split.train))
     program = make_program(experiment, task)
     with as_input_error():
-        plans.check(first_plan(program), program.table)
+        try:
+            plans.check(first_plan(program), program.table)
+        except (ValueError, TypeError) as error:
+            if isinstance(experiment.schedule, config.ImportedSchedule):
+                raise InputError(f"{experiment.schedule.target}: {error}") from error
+            raise
     init = functools.partial(_init, experiment, task, program)
     return Built(task, split, program, jax.random.key(experiment.seed), init)
 

@@ -36,10 +36,7 @@ def make(target: str, arguments: Mapping[str, Any], **offered: Any) -> Any:
     Fraction(1, 2)
     """
     factory = _factory(target)
-    try:
-        known = inspect.signature(factory).parameters
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{target} cannot be called: {error}.") from error
+    known = _parameters(target, factory)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
     if unknown := [name for name in arguments if name not in known and not takes_any]:
         raise InputError(
@@ -90,6 +87,13 @@ def origin(target: str) -> dict[str, str | None]:
         "version": distribution and importlib.metadata.version(distribution),
         "sha256": hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest(),
     }
+
+
+def _parameters(target: str, factory: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{target} cannot be called: {error}.") from error
 
 
 def _module_name(target: str) -> str:

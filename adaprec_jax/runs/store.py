@@ -81,7 +81,8 @@ def find(run: str, out: Path) -> Path:
     """Returns the directory of an existing run.
 
     Args:
-        run: A path, or the beginning of the name or of the id of a run in `out`.
+        run: A path or the beginning of one, or the beginning of the name or of the id
+            of a run in `out`.
         out: The folder of runs.
 
     Raises:
@@ -89,6 +90,7 @@ def find(run: str, out: Path) -> Path:
     """
     if (Path(run) / CONFIG).is_file():
         return Path(run)
+    out, run = (Path(run).parent, Path(run).name) if "/" in run else (out, run)
     runs = [path.parent for path in sorted(out.glob(f"*/{CONFIG}"))]
     meant = [
         path
@@ -137,8 +139,8 @@ def experiment_of(directory: Path) -> Experiment:
     recorded, now = _record(directory).run_id, identity.run_id(experiment)
     if recorded != now:
         raise InputError(
-            f"{directory / CONFIG} was changed after the run began: its id was "
-            f"{recorded} and would now be {now}."
+            f"{directory / CONFIG}, or code that it imports, was changed after the "
+            f"run began: its id was {recorded} and would now be {now}."
         )
     return experiment
 

@@ -191,6 +191,7 @@ def _sums(
     if missing:
         raise ValueError(
             f"The schedule reads the statistics of {missing} of {contraction.name!r}, "
-            "which the step did not gather: put them among the roles of its Watch."
+            "which the step did not gather: give its `value_and_grad` a Watch of the "
+            "signal and of these roles."
         )
     return [tensors[role] for role in roles]
