@@ -24,7 +24,7 @@ INT4_FORWARD = '{"kind": "separate", "forward": {"activation": "int4"}}'
             [f"schedule.precision={INT4_FORWARD}"],
             (4 * 32 + 2 * 32**2) / 3 / 32**2,
         ),
-        # E2M1 and E5M2 for 820 steps of 1000, then bfloat16.
+        # E2M1 and E5M2 for 492 steps of 600, then bfloat16.
         (
             "shakespeare-late-switch",
             [],
@@ -44,7 +44,7 @@ def test_the_cost_of_a_config_is_known_before_it_runs(name, settings, cost):
     ("name", "phrase"),
     [
         ("digits-int8", ""),
-        ("shakespeare-late-switch", "bfloat16 from step 820"),
+        ("shakespeare-late-switch", "bfloat16 from step 492"),
         ("digits-cpt", "int3 to int8 in 6 cycles"),
         ("digits-two-threshold", "int3 to int8 by underflow_fraction every 20 steps"),
     ],

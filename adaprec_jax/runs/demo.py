@@ -56,8 +56,8 @@ def demo(*, seeds: int, out: Path, as_json: bool) -> None:
     with writing(path):
         path.write_text(found, encoding="utf-8")
     title = (
-        f"digits: test accuracy of {seeds} seeds with 95 % intervals; cost in bit "
-        "operations, relative to float32"
+        f"digits: test accuracy of {seeds} seeds, 95 % intervals; "
+        "cost relative to float32"
     )
     table = "\n".join([title, "", *as_text(packs, _BASELINE), f"results in {path}"])
     sys.stdout.write(f"{found if as_json else table}\n")
@@ -100,7 +100,7 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
     )
     plans: list[np.ndarray] = []  # bits by step, run, layer and operand
     costs: list[np.ndarray] = []
-    count = f"{len(arms)} x {seeds} runs"
+    count = f"{len(arms) * seeds} runs"
     with display(count, 0, last.steps) as shown:
         shown.say(f"{count} as one: {', '.join(arms)}")
 
