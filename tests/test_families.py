@@ -33,22 +33,16 @@ def attention(block: str) -> list[str]:
     ]  # fmt: skip
 
 
-def residual(name: str, *, shortcut: bool) -> list[str]:
-    inside = ["conv_1", "conv_2", "shortcut"]
-    return [f"{name}/{part}" for part in inside[: 3 if shortcut else 2]]
-
-
-def timed(name: str, *, shortcut: bool) -> list[str]:
-    inside = ["conv_1", "time", "conv_2", "shortcut"]
-    return [f"{name}/{part}" for part in inside[: 4 if shortcut else 3]]
+def residual(name: str, *inside: str) -> list[str]:
+    return [f"{name}/{part}" for part in inside]
 
 
 # In the order of the program; `i` reads the input of a cell and `h` its state.
 NAMES = {
     "resnet": [
         "stem",
-        *residual("stage_0_block_0", shortcut=False),
-        *residual("stage_1_block_0", shortcut=True),
+        *residual("stage_0_block_0", "conv_1", "conv_2"),
+        *residual("stage_1_block_0", "conv_1", "conv_2", "shortcut"),
         "head",
     ],
     "vit": [
@@ -67,13 +61,11 @@ NAMES = {
         "head",
     ],
     "denoiser": [
-        "time_1", "time_2", "stem",
-        *timed("fine", shortcut=False),
+        "time", "stem",
+        *residual("fine", "conv_1", "time", "conv_2"),
         "shrink",
-        *timed("coarse", shortcut=False),
-        "grow",
-        *timed("joined", shortcut=True),
-        "noise",
+        *residual("coarse", "conv_1", "time", "conv_2"),
+        "grow", "join", "noise",
     ],
     "function": ["layers/0", "layers/1", "head"],
 }  # fmt: skip
@@ -100,14 +92,11 @@ SIZES = {
     ),
     "graph": (1 * 64 + 64) + 64 * 64 + 2 * (64 * 64 + 64) + (64 * 10 + 10),
     "denoiser": (
-        (32 * 64 + 64) + (64 * 64 + 64) + (9 * 16 + 16)
+        (32 * 64 + 64) + (9 * 16 + 16)
         + 2 * 32 + 2 * (9 * 16 * 16 + 16) + (64 * 16 + 16)
         + (9 * 16 * 32 + 32)
         + 2 * 64 + 2 * (9 * 32 * 32 + 32) + (64 * 32 + 32)
-        + (9 * 32 * 16 + 16)
-        + 64 + (9 * 32 * 16 + 16) + (64 * 16 + 16) + 32 + (9 * 16 * 16 + 16)
-        + (32 * 16 + 16)
-        + 32 + (9 * 16 + 1)
+        + (9 * 32 * 16 + 16) + 64 + (9 * 32 * 16 + 16) + (9 * 16 + 1)
     ),
     "function": (2 * 64 + 64) + (64 * 64 + 64) + (64 + 1),
 }  # fmt: skip
@@ -243,16 +232,18 @@ def test_every_parameter_learns(name):
         assert np.any(leaf != 0), path
 
 
-# Test scores after so many steps; the bundled runs are longer.
+# Steps, fewer than in the bundled runs, and a bound of the test score; beside it what
+# was found.
 LEARNED = {
-    "resnet": (100, 0.93),
-    "vit": (200, 0.80),
-    "lstm": (200, 0.90),
-    "gru": (200, 0.90),
-    "experts": (200, 0.88),
-    "graph": (200, 0.75),
-    "denoiser": (200, 0.25),
-    "function": (1000, 1e-4),
+    "resnet": (100, 0.93),  # 0.958
+    "vit": (200, 0.91),  # 0.947
+    "lstm": (200, 0.91),  # 0.942
+    "gru": (200, 0.91),  # 0.942
+    "experts": (200, 0.90),  # 0.930
+    "graph": (200, 0.83),  # 0.875
+    # Squared errors: the variance of the noise is 1, that of the function 0.08.
+    "denoiser": (200, 0.2),  # 0.141
+    "function": (1000, 5e-5),  # 9e-6
 }
 
 
@@ -265,7 +256,6 @@ def test_it_learns_in_float32(name, tmp_path):
     )
     results = running.run(experiment, out=tmp_path).results
     if name in ("denoiser", "function"):
-        # The variance of noise is 1, and that of the function 0.08.
         assert results["test/float32/loss"] < bound
     else:
         assert results["test/float32/accuracy"] > bound

@@ -139,7 +139,7 @@ def shard_map(eqn: Eqn, fn: Any, in_specs: Any, out_specs: Any) -> Any:
     )
 
 
-def varying_axes(x: jax.Array) -> frozenset[str]:
+def varying_axes(x: jax.typing.ArrayLike) -> frozenset[str]:
     """Returns the manual mesh axes that `x` is marked as varying over."""
     aval = jax.typeof(x)
     if hasattr(aval, "mat"):  # jax >= 0.10

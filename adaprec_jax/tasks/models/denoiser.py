@@ -1,8 +1,8 @@
 """A small U-Net that predicts the noise in an image; in linen.
 
 Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239,
-appendix B, with one halving of the image and no attention: residual blocks with group
-normalisation, each told the timestep by sinusoids.
+appendix B, with one halving of the image, one residual block for each size, and no
+attention. The blocks have group normalisation, and are told the timestep by sinusoids.
 """
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int32
 
 
 class Denoiser(nn.Module):
-    """A residual block on the image, one on half of it, and one on both again.
+    """A residual block on the image, one on its half, and convolutions of both.
 
     Attributes:
         width: Channels of the image, half of those of its half; a multiple of 8.
@@ -28,45 +28,39 @@ class Denoiser(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """Returns the noise; height and width must be even."""
         width = self.width
-        time = nn.Dense(4 * width, name="time_1")(sinusoids(timesteps, 2 * width))
-        time = nn.silu(nn.Dense(4 * width, name="time_2")(nn.silu(time)))
+        time = nn.Dense(4 * width, name="time")(sinusoids(timesteps, 2 * width))
+        time = nn.silu(time)
         x = nn.Conv(width, (3, 3), name="stem")(noisy)
-        fine = Residual(width, name="fine")(x, time)
+        fine = Residual(name="fine")(x, time)
         x = nn.Conv(2 * width, (3, 3), strides=2, name="shrink")(fine)
-        x = Residual(2 * width, name="coarse")(x, time)
+        x = Residual(name="coarse")(x, time)
         x = nn.Conv(width, (3, 3), name="grow")(x.repeat(2, axis=1).repeat(2, axis=2))
         x = jnp.concatenate([x, fine], axis=-1)
-        x = Residual(width, name="joined")(x, time)
-        x = nn.silu(nn.GroupNorm(8, name="norm")(x))
+        x = nn.Conv(width, (3, 3), name="join")(
+            nn.silu(nn.GroupNorm(8, name="norm")(x))
+        )
+        x = nn.silu(x)
         # At first the prediction is 0, the mean of the noise.
         zeros = nn.initializers.zeros_init()
         return nn.Conv(noisy.shape[-1], (3, 3), kernel_init=zeros, name="noise")(x)
 
 
 class Residual(nn.Module):
-    """Two normalised convolutions with the time between them, added to the input.
-
-    Attributes:
-        channels: Of the result.
-    """
-
-    channels: int
+    """Two normalised convolutions with the time between them, added to the input."""
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch height width channels"],
         time: Float[Array, "batch features"],
-    ) -> Float[Array, "batch height width new_channels"]:
+    ) -> Float[Array, "batch height width channels"]:
         """Returns the new image."""
+        channels = x.shape[-1]
         y = nn.silu(nn.GroupNorm(8, name="norm_1")(x))
-        y = nn.Conv(self.channels, (3, 3), name="conv_1")(y)
-        y = y + nn.Dense(self.channels, name="time")(time)[:, None, None]
+        y = nn.Conv(channels, (3, 3), name="conv_1")(y)
+        y = y + nn.Dense(channels, name="time")(time)[:, None, None]
         y = nn.silu(nn.GroupNorm(8, name="norm_2")(y))
-        y = nn.Conv(self.channels, (3, 3), name="conv_2")(y)
-        if x.shape != y.shape:
-            x = nn.Conv(self.channels, (1, 1), name="shortcut")(x)
-        return x + y
+        return x + nn.Conv(channels, (3, 3), name="conv_2")(y)
 
 
 def sinusoids(
