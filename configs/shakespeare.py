@@ -2,8 +2,13 @@
 
 adaprec run shakespeare-float32, or another arm:
 
-    fp8             E4M3, E5M2 for gradients
-    late-switch     FP4 for 82 % of the run, then bfloat16
+    arm             test bits per byte   minus float32   bit operations
+    float32                2.55 ± 0.01                           1.0000
+    fp8                    2.59 ± 0.02     0.03 ± 0.01           0.0625
+    late-switch            3.04 ± 0.08     0.48 ± 0.07           0.0664
+
+Means of seeds 0 to 4 with 95 % t-intervals, the difference paired by seed. fp8 is E4M3,
+with E5M2 for gradients; late-switch has FP4 for 82 % of the run, then bfloat16.
 """
 
 from adaprec_jax.runs.config import (
