@@ -46,10 +46,12 @@ def load(config: str) -> Experiment:
             return _from_python(Path(config))
         case ".json":
             return from_json(Path(config))
-    known, name = bundled(), config.replace("_", "-")
-    if name not in known:
-        raise InputError(f"Unknown config {config!r}; {_meant(name, known)}")
-    return _from_python(*known[name])
+    name = config.replace("_", "-")
+    for path in _files():  # No other file is run.
+        arm = name.removeprefix(f"{_stem(path)}-")
+        if arm != name and arm in _arms(path, names := _names_in(path)):
+            return _experiment(path, names, arm)
+    raise InputError(f"Unknown config {config!r}; {_meant(name, bundled())}")
 
 
 def bundled() -> dict[str, tuple[Path, str]]:
@@ -58,12 +60,9 @@ def bundled() -> dict[str, tuple[Path, str]]:
     >>> sorted(name for name in bundled() if name.startswith("shakespeare"))
     ['shakespeare-float32', 'shakespeare-fp8', 'shakespeare-late-switch']
     """
-    package = Path(adaprec_jax.__file__).parent
-    installed = package / "bundled_configs"
-    folder = installed if installed.is_dir() else package.parent / "configs"
     return {
         f"{_stem(path)}-{arm}": (path, arm)
-        for path in sorted(folder.glob("*.py"))
+        for path in _files()
         for arm in _arms(path, _names_in(path))
     }
 
@@ -82,9 +81,21 @@ def from_json(path: Path) -> Experiment:
     return _checked(path, tree)
 
 
+def _files() -> list[Path]:
+    """Returns the files of the bundled configs."""
+    package = Path(adaprec_jax.__file__).parent
+    installed = package / "bundled_configs"
+    folder = installed if installed.is_dir() else package.parent / "configs"
+    return sorted(folder.glob("*.py"))
+
+
 def _from_python(path: Path, arm: str = "") -> Experiment:
     """Returns the experiment in a Python file, of its first arm if none is named."""
-    names = _names_in(path)
+    return _experiment(path, _names_in(path), arm)
+
+
+def _experiment(path: Path, names: dict[str, Any], arm: str) -> Experiment:
+    """Returns the experiment of a file that defines `names`."""
     arms, config = _arms(path, names), names.get("config")
     if arm and arm not in arms:
         allowed = f"its arms are {', '.join(arms)}" if arms else "it defines no ARMS"

@@ -31,7 +31,7 @@ class ResNet(nn.Module):
     ) -> Float[Array, "batch outputs"]:
         """Returns logits; in training, normalised by the statistics of the batch."""
         x = nn.Conv(self.channels[0], (3, 3), use_bias=False, name="stem")(x)
-        x = nn.relu(_norm(train)(name="norm")(x))
+        x = nn.relu(_norm(train=train)(name="norm")(x))
         for stage, channels in enumerate(self.channels):
             for block in range(self.blocks):
                 strides = 2 if stage > 0 and block == 0 else 1
@@ -56,7 +56,7 @@ class Residual(nn.Module):
         self, x: Float[Array, "batch height width channels"], *, train: bool
     ) -> Float[Array, "batch new_height new_width new_channels"]:
         """Returns the new image."""
-        norm, channels, strides = _norm(train), self.channels, self.strides
+        norm, channels, strides = _norm(train=train), self.channels, self.strides
         conv = functools.partial(nn.Conv, use_bias=False)
         y = conv(channels, (3, 3), strides, name="conv_1")(x)
         y = nn.relu(norm(name="norm_1")(y))
@@ -67,6 +67,6 @@ class Residual(nn.Module):
         return nn.relu(x + y)
 
 
-def _norm(train: bool) -> functools.partial[nn.BatchNorm]:  # noqa: FBT001
+def _norm(*, train: bool) -> functools.partial[nn.BatchNorm]:
     # Runs are of hundreds of steps: an average over the last ten, not over a hundred.
     return functools.partial(nn.BatchNorm, not train, momentum=0.9)
