@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 from adaprec_jax import formats, plan as plans, schedules
 from adaprec_jax.contractions.statistics import TensorStats, Watch
-from adaprec_jax.contractions.table import Contraction, Table
+from adaprec_jax.contractions.table import Table
 from adaprec_jax.plan import integers
 from adaprec_jax.precision import SharedPrecision, separate
 from adaprec_jax.schedules import (
@@ -38,30 +38,9 @@ from adaprec_jax.schedules import (
     warmup,
 )
 from adaprec_jax.stats import empty, sqnr_db
+from adaprec_jax.testing import table
 
-
-def contraction(name, axes=(), roles=("activation", "weight")) -> Contraction:
-    return Contraction(
-        name=name,
-        primitive="dot_general",
-        einsum="ab,bc->ac",
-        shapes=((2, 3), (3, 4), (2, 4)),
-        roles=roles,
-        axes=axes,
-        macs=24,
-        executions=1,
-        differentiated=True,
-    )
-
-
-TABLE = Table(
-    (
-        contraction("Dense_0"),
-        contraction("Attention", roles=("activation", "activation")),
-        contraction("Block/Dense_0", axes=(3,)),
-    ),
-    (),
-)
+TABLE = table()
 BFLOAT16 = SharedPrecision(*[formats.get("bfloat16")] * 3)
 CPT = cpt(min_bits=3, max_bits=8, cycles=2, steps=20, gradient_bits=8)
 CONTROLLER = functools.partial(
@@ -478,7 +457,7 @@ def replay(
 
 
 LONG = 20
-ONE_LAYER = Table((contraction("Stack", axes=(2,)),), ())
+ONE_LAYER = Table((TABLE.contractions[0]._replace(name="Stack", axes=(2,)),), ())
 LONG_RUN = jax.jit(
     lambda state, xs: jax.lax.scan(
         lambda state, x: CONTROLLER().update(*x, state)[::-1], state, xs
