@@ -601,7 +601,7 @@ WRONG = {
     ),
     "unwatched role": (
         lambda: follow_once(CONTROLLER(), empty(TABLE, Watch(roles=("weight",)))),
-        r"\['activation'\] of 'Dense_0'.*roles of its Watch",
+        r"\['activation'\] of 'Dense_0'.*Watch of the signal and of these roles",
     ),
     "stack": (
         lambda: stack([CPT.init(TABLE), CONTROLLER().init(TABLE)]),
