@@ -11,6 +11,7 @@ overflow. Where a recipe acts, finite values beyond the range saturate, and an i
 or NaN in the tensor makes the result non-finite: no clip hides it from the loss scale.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ class DelayedState(NamedTuple):
     history: Float32[Array, "*shape history"]
 
 
+@functools.cache
 def none(*, rounding: str = "nearest_even") -> Recipe:
     """Returns the recipe that scales nothing: a cast, with the format's own overflow.
 
@@ -93,6 +95,7 @@ def none(*, rounding: str = "nearest_even") -> Recipe:
     return Recipe(_no_state, round_unscaled, _keep_state)
 
 
+@functools.cache
 def current(*, power_of_two: bool = True, rounding: str = "nearest_even") -> Recipe:
     """Returns the recipe that maps the tensor's own largest magnitude to the format's.
 
@@ -130,6 +133,7 @@ def current(*, power_of_two: bool = True, rounding: str = "nearest_even") -> Rec
     return Recipe(_no_state, round_by_own_amax, _keep_state)
 
 
+@functools.cache
 def delayed(
     history: int = 1024, margin: int = 0, *, rounding: str = "nearest_even"
 ) -> Recipe:
