@@ -13,9 +13,10 @@ or NaN in the tensor makes the result non-finite: no clip hides it from the loss
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
@@ -23,6 +24,12 @@ from jaxtyping import Array, Float, Float32
 from adaprec_jax.formats import SATURATE, Format
 from adaprec_jax.quantizers import quantize
 
+# `(x, fmt, key) -> rounded`, float32 in the format's own units; the key may be None.
+Quantizer: TypeAlias = Callable[
+    [Float32[Array, "..."], Format, ArrayLike | None], Float32[Array, "..."]
+]
+
+_LARGEST_FLOAT32 = np.finfo(np.float32).max
 _MAX_EXPONENT = 126  # 2^-126 and 2^126: both float32, and each other's reciprocal
 
 
@@ -69,14 +76,21 @@ class DelayedState(NamedTuple):
 
 
 @functools.cache
-def none(*, rounding: str = "nearest_even") -> Recipe:
+def none(
+    *, rounding: str = "nearest_even", quantizer: Quantizer | None = None
+) -> Recipe:
     """Returns the recipe that scales nothing: a cast, with the format's own overflow.
+
+    Args:
+        rounding: As in `adaprec_jax.quantize`.
+        quantizer: In place of its rounding.
 
     >>> from adaprec_jax import formats
     >>> fmt = formats.get("float8_e5m2")
     >>> none().round(jnp.array([0.3, 1e6]), fmt, (), axes=(0,), key=None)
     (Array([0.3125,    inf], dtype=float32), Array([1.], dtype=float32))
     """
+    rounder = _rounder(rounding, quantizer)
 
     def round_unscaled(
         x: Float[Array, "..."],
@@ -89,14 +103,19 @@ def none(*, rounding: str = "nearest_even") -> Recipe:
     ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
         del state, axis_names
         x = x.astype(jnp.float32)
-        rounded = quantize(x, fmt, rounding=rounding, overflow="format", key=key)
+        rounded = rounder(x, fmt, key)
         return rounded, jnp.ones(_shape_of_scale(x, axes), jnp.float32)
 
     return Recipe(_no_state, round_unscaled, _keep_state)
 
 
 @functools.cache
-def current(*, power_of_two: bool = True, rounding: str = "nearest_even") -> Recipe:
+def current(
+    *,
+    power_of_two: bool = True,
+    rounding: str = "nearest_even",
+    quantizer: Quantizer | None = None,
+) -> Recipe:
     """Returns the recipe that maps the tensor's own largest magnitude to the format's.
 
     scale = amax / max_value, within 2^-126 to 2^126, so that an all-zero, tiny or huge
@@ -107,12 +126,14 @@ def current(*, power_of_two: bool = True, rounding: str = "nearest_even") -> Rec
             magnitude then lies in the upper half of the range and never beyond it, and
             scaling alone changes no value.
         rounding: As in `adaprec_jax.quantize`.
+        quantizer: In place of its rounding.
 
     >>> from adaprec_jax import formats
     >>> fmt = formats.get("float8_e4m3fn")
     >>> current().round(jnp.array([3.0, 1000.0]), fmt, (), axes=(0,), key=None)
     (Array([  0.75, 256.  ], dtype=float32), Array([4.], dtype=float32))
     """
+    rounder = _rounder(rounding, quantizer)
 
     def round_by_own_amax(
         x: Float[Array, "..."],
@@ -128,14 +149,18 @@ def current(*, power_of_two: bool = True, rounding: str = "nearest_even") -> Rec
         find_multiplier = _power_of_two_multiplier if power_of_two else _multiplier
         multiplier = find_multiplier(amax, jnp.asarray(fmt.max_value))
         multiplier = jnp.where(jnp.isfinite(amax), multiplier, jnp.nan)
-        return _round_scaled(x, fmt, multiplier, rounding, key)
+        return _round_scaled(x, fmt, multiplier, rounder, key)
 
     return Recipe(_no_state, round_by_own_amax, _keep_state)
 
 
 @functools.cache
 def delayed(
-    history: int = 1024, margin: int = 0, *, rounding: str = "nearest_even"
+    history: int = 1024,
+    margin: int = 0,
+    *,
+    rounding: str = "nearest_even",
+    quantizer: Quantizer | None = None,
 ) -> Recipe:
     """Returns the recipe that scales by the largest magnitude of the last steps.
 
@@ -150,6 +175,7 @@ def delayed(
         history: Steps that are remembered.
         margin: Powers of two that are left free above the largest magnitude, -64 to 64.
         rounding: As in `adaprec_jax.quantize`.
+        quantizer: In place of its rounding.
 
     Raises:
         ValueError: `history` is less than 1, or `margin` is out of its range.
@@ -167,6 +193,8 @@ def delayed(
         raise ValueError(f"history must be at least 1, got {history}.")
     if not -64 <= margin <= 64:
         raise ValueError(f"margin must lie in -64 to 64, got {margin}.")
+
+    rounder = _rounder(rounding, quantizer)
 
     def init(shape: tuple[int, ...]) -> DelayedState:
         return DelayedState(
@@ -187,7 +215,7 @@ def delayed(
         amax = state.amax.reshape(_shape_of_scale(x, axes))
         multiplier = _multiplier(amax, jnp.asarray(fmt.max_value) * 2.0**-margin)
         multiplier = jnp.where(amax > 0, multiplier, 1.0)
-        rounded, scale = _round_scaled(x, fmt, multiplier, rounding, key)
+        rounded, scale = _round_scaled(x, fmt, multiplier, rounder, key)
         hidden = fmt.scaled & jnp.isinf(x)  # no amax of this tensor tells of it
         return jnp.where(hidden, x.astype(jnp.float32), rounded), scale
 
@@ -228,7 +256,7 @@ def _round_scaled(
     x: Float[Array, "..."],
     fmt: Format,
     multiplier: Float32[Array, "..."],
-    rounding: str,
+    rounder: Quantizer,
     key: ArrayLike | None,
 ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
     """Rounds `x * multiplier`, saturating, where `fmt` is scaled, and `x` elsewhere."""
@@ -237,10 +265,20 @@ def _round_scaled(
     # Not times 1: XLA may flush float32's subnormals in a product.
     scaled = jnp.where(fmt.scaled, x * multiplier, x)
     saturating = fmt._replace(overflow=jnp.where(fmt.scaled, SATURATE, fmt.overflow))
-    rounded = quantize(
-        scaled, saturating, rounding=rounding, overflow="format", key=key
-    )
-    return rounded, 1.0 / multiplier
+    return rounder(scaled, saturating, key), 1.0 / multiplier
+
+
+def _rounder(rounding: str, quantizer: Quantizer | None) -> Quantizer:
+    """Returns what rounds; float32 stays the identity, whatever a quantiser does."""
+
+    def by_mode(x: Array, fmt: Format, key: ArrayLike | None) -> Array:
+        return quantize(x, fmt, rounding=rounding, overflow="format", key=key)
+
+    def by_quantizer(x: Array, fmt: Format, key: ArrayLike | None) -> Array:
+        own = (quantizer or by_mode)(x, fmt, key)
+        return jnp.where(fmt.max_value == _LARGEST_FLOAT32, x, own)
+
+    return by_quantizer if quantizer else by_mode
 
 
 def _multiplier(

@@ -7,14 +7,13 @@ import pytest
 from adaprec_jax import plan as plans, stats
 from adaprec_jax.runs import config, overrides
 from adaprec_jax.runs.build import (
-    blank_data,
     build,
-    load_data,
     make_learning_rate,
     make_optimizer,
     make_schedule,
     make_watch,
 )
+from adaprec_jax.runs.build_task import blank_data, load_data
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.validation import validate
 

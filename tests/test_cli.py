@@ -41,7 +41,7 @@ def trained(monkeypatch):
     def run(experiment, *, out):
         calls.append((experiment, out))
         directory = store.locate(out, experiment)
-        with store.session(directory, experiment, environment.code()):
+        with store.session(directory, experiment, environment.code(), "made up"):
             store.finish(directory, outcome[0])
         return outcome[0]
 
@@ -168,7 +168,7 @@ def test_a_second_run_says_already_done_and_where(adaprec, trained, monkeypatch)
 
 def test_a_run_that_another_process_holds_is_refused_before_training(adaprec, trained):
     directory = store.locate(Path("runs"), TINY)
-    with store.session(directory, TINY, {}):
+    with store.session(directory, TINY, {}, "made up"):
         for arguments in (["run", "digits-cpt"], ["resume", "digits"]):
             code, _, err = adaprec(*arguments)
             assert code == 2

@@ -16,7 +16,8 @@ from adaprec_jax.contractions import Table, value_and_grad, with_precision
 from adaprec_jax.plan import uniform
 from adaprec_jax.precision import SharedPrecision
 from adaprec_jax.runs import overrides, run as running
-from adaprec_jax.runs.build import blank_data, build, make_table, make_task
+from adaprec_jax.runs.build import build, make_table
+from adaprec_jax.runs.build_task import blank_data, make_task
 from adaprec_jax.runs.load import load
 from adaprec_jax.tasks.task import Task
 

@@ -32,7 +32,7 @@ def pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_factory_gets_its_arguments_and_what_it_asks_for():
     made = imports.make(
-        "somebodys_pieces:make", {"low": 3, "shares": [0.5]}, steps=10, outputs=4
+        tuple, "somebodys_pieces:make", {"low": 3, "shares": [0.5]}, steps=10, outputs=4
     )
     assert made == (3, 8, 10, (0.5,))
 
@@ -58,13 +58,17 @@ def test_the_origin_is_the_file_and_the_distribution(pieces: Path):
         ("somebodys_pieces:make", {"lo": 3}, "takes no 'lo'; did you mean 'low'?"),
         ("somebodys_pieces:make", {}, "low: Missing required"),
         ("somebodys_pieces:make", {"low": "x"}, "low: Input should be a valid integer"),
-        ("somebodys_pieces:fails", {}, "failed: RuntimeError: no luck"),
+        (
+            "somebodys_pieces:fails",
+            {},
+            "somebodys_pieces:fails, line 7: RuntimeError: no luck",
+        ),
         ("somebodys_pieces:number", {}, "cannot be called: 3 is not a callable"),
     ],
 )
 def test_a_wrong_target_is_one_sentence(target: str, arguments: dict, fault: str):
     with pytest.raises(InputError) as error:
-        imports.make(target, arguments, steps=10)
+        imports.make(tuple, target, arguments, steps=10)
     [sentence] = error.value.args
     assert fault in sentence
     assert "\n" not in sentence

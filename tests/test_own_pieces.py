@@ -1,13 +1,24 @@
 """A schedule and a recipe of somebody's own package, named in a config."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from adaprec_jax import formats, scaling
 from adaprec_jax.cli import main
-from adaprec_jax.runs import identity, metrics, overrides, run as running, store
+from adaprec_jax.runs import (
+    identity,
+    imports,
+    metrics,
+    overrides,
+    run as running,
+    store,
+)
 from adaprec_jax.runs.build import build
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.load import load
@@ -40,8 +51,45 @@ def unsound():
         return plan, table
     return ap.schedules.Schedule(ap.schedules.Scope, update)
 
+def slip():
+    def update(step, stats, state):
+        return state.tables, state
+    return ap.schedules.Schedule(ap.schedules.Scope, update)
+
 def nothing():
     return 3
+
+def halved(outputs):
+    import flax.linen as nn
+    class Halved(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(outputs)(x.reshape(7, -1))
+    return Halved()
+
+def grown():
+    return lambda x, fmt, key: jnp.concatenate([x, x])
+
+def points(dtype="float32", value="0"):
+    import numpy as np
+    from adaprec_jax.tasks.task import from_arrays
+    return from_arrays(np.full((64, 16), float(value), dtype), np.zeros(64, np.int32))
+
+def rows():
+    return lambda table, plan: jnp.zeros(3)
+
+def deaf(write_fails: bool, fails: bool = False):
+    from adaprec_jax.runs.sinks import Sink
+    if fails:
+        raise OSError("no server")
+    def write(step, values):
+        raise OSError("the line is dead")
+    return Sink(write)
+"""
+WIDE = """
+def wide(outputs):
+    import flax.linen as nn
+    return nn.Dense(outputs)
 """
 SETTINGS = [
     "task.kind=teacher", "task.size=64", "model.hidden=[4]", "batch_size=8", "steps=8",
@@ -105,6 +153,94 @@ def test_a_wrong_piece_is_one_sentence_before_training(factory, arguments, fault
     with pytest.raises(InputError) as error:
         build(experiment(factory, arguments))
     assert any(fault in sentence for sentence in error.value.args)
+
+
+def line_of(text: str) -> int:
+    lines = (EXAMPLE + OTHERS).splitlines()
+    return next(i for i, line in enumerate(lines, 1) if text in line)
+
+
+def with_settings(*settings: str):
+    return overrides.apply(overrides.apply(load("digits-cpt"), SETTINGS), settings)
+
+
+def own(name: str, **arguments: object) -> str:
+    target = f"own_pieces:{name}"
+    return json.dumps({"kind": "import", "target": target, "arguments": arguments})
+
+
+def supervised(**arguments: object) -> str:
+    data = f'"data":{own("points", **arguments)},"outputs":4'
+    return f'task={{"kind":"supervised",{data}}}'
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [
+        (f"schedule={own('slip')}", f"slip, line {line_of('tables')}: AttributeErr"),
+        (f"model={own('nothing')}", "nothing must return a function, got int."),
+        (f"model={own('halved', width=3)}", "halved takes no 'width'; known are"),
+        (f"model={own('halved')}", f"halved, line {line_of('reshape(7')}: TypeError"),
+        (f"task={own('nothing')}", "own_pieces:nothing must return a Task, got int."),
+        (supervised(dtype="float64"), "is float64; allowed are uint8, int32 and"),
+        (supervised(value="inf"), "the data must be finite"),
+        (f'costs=[{own("rows")[:-1]},"name":"rows"}}]', "result is a number, got an"),
+        (f'costs=[{own("nothing")[:-1]},"name":"n"}}]', "must return a function, got"),
+        (f"scaling.weight.quantizer={own('nothing')}", "must return a function, got"),
+        (f"scaling.weight.quantizer={own('grown')}", "own_pieces:grown: ValueError"),
+    ],
+)  # fmt: skip
+def test_a_wrong_piece_of_any_kind_is_one_sentence(setting: str, fault: str):
+    with pytest.raises(InputError) as error:
+        build(with_settings(setting))
+    assert any(fault in sentence for sentence in error.value.args), error.value.args
+
+
+def test_a_sink_that_fails_is_told_of_and_stops_nothing(tmp_path: Path, capsys):
+    with_sink = with_settings(f"sinks=[{own('deaf', write_fails=True)}]")
+    outcome = running.run(with_sink, out=tmp_path)
+    assert outcome.state == "done"
+    said = capsys.readouterr().err
+    assert said.count("sinks.0 (own_pieces:deaf) is left out from here on") == 1
+    assert "OSError: the line is dead" in said
+    assert identity.run_id(with_sink) == identity.run_id(with_settings())
+
+
+def test_a_sink_that_cannot_be_made_is_one_sentence(tmp_path: Path):
+    setting = f"sinks=[{own('deaf', write_fails=True, fails=True)}]"
+    with pytest.raises(InputError, match=r"own_pieces:deaf, line \d+: OSError: no s"):
+        running.run(with_settings(setting), out=tmp_path)
+
+
+def test_a_quantizer_rounds_all_but_float32():
+    def zeros(x, fmt, key):
+        return jnp.zeros_like(x)
+
+    recipe = scaling.current(quantizer=zeros)
+    x = jnp.array([1.5, -2.25])
+    kept, _ = recipe.round(x, formats.get("float32"), (), axes=(0,), key=None)
+    lost, _ = recipe.round(x, formats.get("int8"), (), axes=(0,), key=None)
+    np.testing.assert_array_equal(kept, x)
+    np.testing.assert_array_equal(lost, 0 * x)
+
+
+def test_arguments_are_checked_before_the_module_is_imported(package: Path):
+    package.write_text("raise SystemExit(9)\n" + package.read_text())
+    with pytest.raises(InputError, match="low: Missing required argument"):
+        imports.check(experiment("by_gradient_norm", "{}"))
+    with pytest.raises(InputError, match="takes no 'lo'; did you mean 'low'"):
+        imports.check(experiment("by_gradient_norm", '{"lo":1,"low":1,"high":2}'))
+    imports.check(experiment("by_gradient_norm", '{"low":4,"high":7}'))
+
+
+def test_other_data_than_the_run_began_with_is_refused(package: Path, tmp_path: Path):
+    package.write_text(package.read_text() + WIDE)
+    began = with_settings(supervised(), f"model={own('wide')}")
+    directory = store.locate(tmp_path, began)
+    with store.session(directory, began, {}, "abc"):
+        pass
+    with pytest.raises(InputError, match="began with other data"):
+        running.run(began, out=tmp_path)
 
 
 def test_a_target_that_is_none_is_refused_by_the_config():

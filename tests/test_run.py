@@ -16,14 +16,15 @@ from adaprec_jax.cli import main
 from adaprec_jax.precision import SharedPrecision
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
-    build as building,
+    build_task,
     metrics,
     overrides,
     rows,
     run as running,
     store,
 )
-from adaprec_jax.runs.build import build, load_data
+from adaprec_jax.runs.build import build
+from adaprec_jax.runs.build_task import load_data
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.expected import mean_cost
@@ -378,7 +379,7 @@ def shrunk(name: str) -> Experiment:
 
 def made_up(task) -> Data:
     """Returns 24 made-up examples in the shape of the task's."""
-    blank = building.blank_data(task)
+    blank = build_task.blank_data(task)
     random = np.random.default_rng(0)
 
     def many(leaf: np.ndarray) -> np.ndarray:
@@ -418,7 +419,7 @@ def test_every_bundled_program_builds_and_traces(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", programs())
 def test_every_bundled_program_runs(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "load_data", made_up)
+    monkeypatch.setattr(build_task, "load_data", made_up)
     outcome = running.run(shrunk(name), out=tmp_path)
     assert (outcome.state, outcome.step) == ("done", 2)
     assert np.isfinite(outcome.results["test/highest/loss"])

@@ -21,8 +21,8 @@ def directory(tmp_path):
     return store.locate(tmp_path / "runs", TINY)
 
 
-def begin(directory, experiment=TINY, now=HERE):
-    return store.session(directory, experiment, now)
+def begin(directory, experiment=TINY, now=HERE, data="made up"):
+    return store.session(directory, experiment, now, data)
 
 
 def test_a_run_goes_from_new_over_running_to_its_end(directory):
@@ -65,7 +65,7 @@ def test_a_run_that_is_taken_up_again_has_not_ended(directory):
 HOLDER = """
 import pathlib, sys, time
 from adaprec_jax.runs import load, store
-with store.session(pathlib.Path(sys.argv[1]), load.load("digits-cpt"), {}):
+with store.session(pathlib.Path(sys.argv[1]), load.load("digits-cpt"), {}, "made up"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -213,7 +213,7 @@ if sys.argv[2] == "check":
 if sys.argv[2] == "finish":
     store.finish(directory, outcome)
 if sys.argv[2] == "session":
-    with store.session(directory, load.load("digits-cpt"), {}):
+    with store.session(directory, load.load("digits-cpt"), {}, "made up"):
         pass
 """
 

@@ -13,6 +13,7 @@ from adaprec_jax.runs import (
     environment,
     expected,
     identity,
+    imports,
     metrics,
     new as files,
     overrides,
@@ -76,6 +77,7 @@ def run(
 ) -> None:
     """Train, or go on with a run that was interrupted."""
     experiment = overrides.apply(load(config), _assignments(settings, seed))
+    imports.check(experiment)
     directory = store.locate(out, experiment)
     _tell_if_over(directory, as_json=as_json)
     store.check_free(directory)
@@ -119,6 +121,7 @@ def show(
     if contractions:
         _show_contractions(experiment, as_json=as_json)
         return
+    imports.check(experiment)
     run_id, cost = identity.run_id(experiment), expected.mean_cost(experiment)
     sources = overrides.sources(given, experiment, assignments)
     tree = experiment.model_dump(mode="json")

@@ -12,23 +12,34 @@ Columns = Mapping[str, Mapping[int, float]]
 
 
 def totals(columns: Columns, steps: int) -> dict[str, float]:
-    """Returns cost and counts of a run.
+    """Returns costs and counts of a run.
 
     Args:
-        columns: Its metrics; `cost` and `bits/...` have a value at each change.
+        columns: Its metrics; `cost`, `cost/...` and `bits/...` have a value at each
+            change.
         steps: Steps completed.
 
     >>> totals({"cost": {1: 1.0, 4: 0.25}, "bits/a/x": {1: 32, 4: 16}}, 4)
     {'cost': 0.8125, 'precision_changes': 1.0}
     """
     found: dict[str, float] = {}
-    if steps and "cost" in columns:
-        found["cost"] = float(np.mean(filled(columns["cost"], steps)))
+    for name in columns if steps else ():
+        if is_cost(name):
+            found[name] = float(np.mean(filled(columns[name], steps)))
     changes = {s for name in columns if name.startswith("bits/") for s in columns[name]}
     found["precision_changes"] = float(max(len(changes) - 1, 0))
     if skipped := columns.get("skipped"):
         found["skipped_steps"] = skipped[max(skipped)]
     return found
+
+
+def is_cost(name: str) -> bool:
+    """Returns whether a column tells what a step costs.
+
+    >>> is_cost("cost"), is_cost("cost/joules"), is_cost("costly")
+    (True, True, False)
+    """
+    return name.partition("/")[0] == "cost"
 
 
 def precision_chart(columns: Columns, steps: int) -> list[str]:

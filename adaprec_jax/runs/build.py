@@ -1,22 +1,21 @@
 """The one place that turns the names in a config into functions.
 
-A new schedule, task, model, optimizer or recipe is a line here. Settings have the names
-of the arguments that they become.
+A new schedule, optimizer or recipe is a line here, a task or model in `build_task`.
+Settings have the names of the arguments that they become.
 """
 
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from adaprec_jax import loss_scaling, plan as plans, scaling, schedules, stats
+from adaprec_jax import formats, loss_scaling, plan as plans, scaling, schedules, stats
 from adaprec_jax.contractions import (
     Compute,
     Options,
@@ -26,36 +25,15 @@ from adaprec_jax.contractions import (
 )
 from adaprec_jax.precision import Plan
 from adaprec_jax.runs import config, imports
+from adaprec_jax.runs.build_task import make_task
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.expected import pieces
 from adaprec_jax.scaling import Recipe, Recipes
 from adaprec_jax.schedules import Schedule
-from adaprec_jax.tasks import (
-    denoising,
-    digits,
-    fashion_mnist,
-    function,
-    models,
-    order,
-    shakespeare,
-    teacher,
-)
-from adaprec_jax.tasks.network import Model
-from adaprec_jax.tasks.task import Batch, Data, Split, Task, gather_rows
+from adaprec_jax.tasks import order
+from adaprec_jax.tasks.task import Data, Split, Task
 from adaprec_jax.train.state import Program, Stop, TrainState, init_state, stream
-
-# A digit as a model reads it: a row of pixels, a sequence of rows, nodes, an image.
-_DIGIT = {
-    "mlp": (64,),
-    "experts": (64,),
-    "recurrent": (8, 8),
-    "graph": (64, 1),
-    "resnet": (8, 8, 1),
-    "vit": (8, 8, 1),
-}
-
-_Kind = TypeVar("_Kind")
 
 # Steps between two looks at statistics that only a person looks at.
 _GLANCE = 20
@@ -95,21 +73,34 @@ def build(experiment: Experiment, data: Data | None = None) -> Built:
         raise InputError(f"devices: {experiment.devices} are asked for, {here} is all "
                          "that JAX finds here.")  # fmt: skip
     with as_input_error():
-        if data is None:
-            data = load_data(experiment.task)
         task = make_task(experiment, data)
-        split = data.split(experiment.seed)
+        split = task.data.split(experiment.seed)
         order.indices(experiment.seed, 0, experiment.batch_size, len(split.train))
     program = make_program(experiment, task)
-    with as_input_error():
-        try:
-            plans.check(first_plan(program), program.table)
-        except (ValueError, TypeError) as error:
-            if isinstance(experiment.schedule, config.ImportedSchedule):
-                raise InputError(f"{experiment.schedule.target}: {error}") from error
-            raise
+    _try_out(experiment, program)
     init = functools.partial(_init, experiment, task, program)
     return Built(task, split, program, jax.random.key(experiment.seed), init)
+
+
+def _try_out(experiment: Experiment, program: Program) -> None:
+    """Asks schedule and costs about the first step, so that wrong ones are told of.
+
+    Raises:
+        InputError: A schedule's plan does not fit, or a piece of one's own fails.
+    """
+    own = imports.targets(experiment.schedule)
+    with as_input_error(), imports.blamed(*own, always=True):
+        plan = first_plan(program)
+        plans.check(plan, program.table)
+    for cost in experiment.costs:
+        with imports.blamed(cost.target, always=True):
+            counted = functools.partial(program.costs[cost.name], program.table)
+            found = jax.eval_shape(counted, plan)
+        if jnp.shape(found):
+            raise InputError(
+                f"{cost.target} must return a function of table and plan whose result "
+                f"is a number, got an array of shape {jnp.shape(found)}."
+            )
 
 
 @contextlib.contextmanager
@@ -147,6 +138,10 @@ def make_program(experiment: Experiment, task: Task) -> Program:
             nonfinite_steps=experiment.stop.nonfinite_steps,
             loss_above=experiment.stop.loss_above or math.inf,
         ),
+        costs={
+            each.name: imports.make_function(each.target, each.arguments)
+            for each in experiment.costs
+        },
     )
 
 
@@ -168,112 +163,12 @@ def make_table(experiment: Experiment, task: Task) -> Table:
     size = experiment.batch_size // experiment.micro_batches
     rows = jax.ShapeDtypeStruct((size,), jnp.int32)
     batch = jax.eval_shape(task.data.gather, task.data.arrays, rows)
-    params, model_state = jax.eval_shape(
-        functools.partial(_variables, experiment, task), key
-    )
-    return contraction_table(task.loss, params, model_state, batch, key)
-
-
-def load_data(task: config.Task) -> Data:
-    """Returns the data of a task.
-
-    Raises:
-        DataError: It is missing, damaged, or other data.
-        ValueError: An example does not fit into it.
-    """
-    match task:
-        case config.Digits():
-            return digits.load()
-        case config.Denoising():
-            return denoising.load()
-        case config.FashionMNIST(folder=folder):
-            return fashion_mnist.load(fashion_mnist.SOURCE._replace(folder=folder))
-        case config.Shakespeare(folder=folder, context=context):
-            source = shakespeare.SOURCE._replace(folder=folder)
-            return shakespeare.load(source, context=context)
-        case config.Function(size=size):
-            return function.load(size)
-        case config.Teacher(target=target):
-            return teacher.load(target, **task.model_dump(exclude={"kind", "target"}))
-
-
-def blank_data(task: config.Task) -> Data:
-    """Returns a blank example in the shape of the task's, as data of one row."""
-    dtype, target = np.uint8, np.zeros(1, np.int32)
-    match task:
-        case config.Digits() | config.Denoising():
-            shape = (64,)
-        case config.FashionMNIST():
-            shape = (28, 28)
-        case config.Shakespeare(context=context):
-            shape, target = (context,), np.zeros((1, context), np.uint8)
-        case config.Function():
-            shape, dtype = (2,), np.float32
-            target = np.zeros((1, 1), np.float32)
-        case config.Teacher(target=kind, features=features, outputs=outputs):
-            shape, dtype = (features,), np.float32
-            if kind == "regression":
-                target = np.zeros((1, outputs), np.float32)
-    row = np.zeros(1, np.int32)
-    return Data(
-        arrays=Batch(np.zeros((1, *shape), dtype), target),
-        split=lambda seed: Split(row, row, row),
-        gather=gather_rows,
-        fingerprint="blank",
-    )
-
-
-def make_task(experiment: Experiment, data: Data) -> Task:
-    """Returns the task of training the experiment's model on `data`.
-
-    Raises:
-        ValueError: The data is not finite.
-        TypeError: The data has a dtype that would be cast.
-    """
-    model = make_model(experiment)
-    match experiment.task:
-        case config.Digits():
-            return digits.task(data, model, _DIGIT[experiment.model.kind])
-        case config.Denoising():
-            return denoising.task(data, model)
-        case config.FashionMNIST():
-            return fashion_mnist.task(data, model)
-        case config.Shakespeare():
-            return shakespeare.task(data, model)
-        case config.Function():
-            return function.task(data, model)
-        case config.Teacher():
-            return teacher.task(data, model)
-
-
-def make_model(experiment: Experiment) -> Model:
-    """Returns the model, with as many outputs as its task has."""
-    task, fields = experiment.task, experiment.model.model_dump(exclude={"kind"})
-    outputs = task.outputs if isinstance(task, config.Teacher) else 10
-    match experiment.model:
-        case config.Transformer():
-            context = task.context if isinstance(task, config.Shakespeare) else 128
-            return models.Transformer(**fields, context=context)
-        case config.ViT():
-            return functools.partial(
-                models.ViT, image=_DIGIT["vit"], outputs=outputs, **fields
-            )
-        case config.Graph():
-            return functools.partial(
-                models.Graph, grid=(8, 8), features=1, outputs=outputs, **fields
-            )
-        case config.Denoiser():
-            return models.Denoiser(**fields)
-        case config.Siren():
-            return functools.partial(models.Siren, features=2, outputs=1, **fields)
-    modules = {
-        "mlp": models.MLP,
-        "cnn": models.CNN,
-        "resnet": models.ResNet,
-        "recurrent": models.Recurrent,
-        "experts": models.Experts,
-    }
-    return modules[experiment.model.kind](**fields, outputs=outputs)
+    own = imports.targets((experiment.task, experiment.model))
+    with as_input_error(), imports.blamed(*own, always=True):
+        params, model_state = jax.eval_shape(
+            functools.partial(_variables, experiment, task), key
+        )
+        return contraction_table(task.loss, params, model_state, batch, key)
 
 
 def make_schedule(settings: config.Schedule, steps: int) -> Schedule:
@@ -293,7 +188,7 @@ def make_schedule(settings: config.Schedule, steps: int) -> Schedule:
             fields["signal"] = getattr(stats, signal)
             return schedules.two_threshold(**fields)
         case config.ImportedSchedule(target=target, arguments=arguments):
-            return _imported(Schedule, target, arguments, steps=steps)
+            return imports.make(Schedule, target, arguments, steps=steps)
         case config.PerLayer(rules=rules, default=default):
             by_pattern = {
                 rule.pattern: make_schedule(rule.schedule, steps) for rule in rules
@@ -394,31 +289,44 @@ def make_recipes(settings: config.Scaling) -> Recipes:
 
     def recipe(settings: config.Recipe) -> Recipe:
         if isinstance(settings, config.Imported):
-            return _imported(Recipe, settings.target, settings.arguments)
+            return imports.make(Recipe, settings.target, settings.arguments)
         make = {
             "none": scaling.none,
             "current": scaling.current,
             "delayed": scaling.delayed,
         }[settings.kind]
-        return make(**settings.model_dump(exclude={"kind"}))
+        fields = settings.model_dump(exclude={"kind", "quantizer"})
+        if own := settings.quantizer:
+            fields["quantizer"] = imports.make_function(own.target, own.arguments)
+        return make(**fields)
 
-    return Recipes(*(recipe(getattr(settings, role)) for role in Recipes._fields))
+    recipes = Recipes(*(recipe(getattr(settings, role)) for role in Recipes._fields))
+    for role, made in recipes._asdict().items():
+        if own := imports.targets(getattr(settings, role)):
+            _try_rounding(made, *own)
+    return recipes
 
 
-def _imported(
-    kind: type[_Kind], target: str, arguments: Mapping[str, Any], **offered: Any
-) -> _Kind:
-    """Returns what an import target makes.
+def _try_rounding(recipe: Recipe, *own: str) -> None:
+    """Rounds the shape of a small matrix, so that what does not fit is told of.
 
     Raises:
-        InputError: It is of another kind, or as in `imports.make`.
+        InputError: A piece of one's own fails, or returns something of another shape.
     """
-    made = imports.make(target, arguments, **offered)
-    if not isinstance(made, kind):
-        raise InputError(
-            f"{target} must return a {kind.__name__}, got {type(made).__name__}."
+    x = jax.ShapeDtypeStruct((4, 3), jnp.float32)
+    fmt = jax.tree.map(jnp.asarray, formats.integer(8))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    call = functools.partial(recipe.round, axes=(0, 1))
+    with imports.blamed(*own, always=True):
+        found = jax.eval_shape(
+            lambda x, key: call(x, fmt, recipe.init(()), key=key), x, key
         )
-    return made
+    shapes = [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(found)]
+    if shapes != [((4, 3), "float32"), ((1, 1), "float32")]:
+        raise InputError(
+            f"{' with '.join(own)}: rounding a float32 tensor (4, 3) must give one of "
+            f"that shape and dtype, and a scale (1, 1), got {shapes}."
+        )
 
 
 _Reader: TypeAlias = config.TwoThreshold | config.ImportedSchedule

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from adaprec_jax.runs import imports
@@ -12,7 +11,9 @@ from adaprec_jax.runs.config import (
     Experiment,
     FashionMNIST,
     Function,
+    ImportedTask,
     Shakespeare,
+    Supervised,
     Task,
     Teacher,
 )
@@ -33,26 +34,18 @@ def run_id(experiment: Experiment) -> str:
 def deciding(experiment: Experiment) -> dict[str, Any]:
     """Returns the settings that decide the outcome, as JSON values.
 
-    Left out are the name, the tags and the folder that the data lies in. What comes
-    from somebody's own package is joined by its version and the digest of its source.
+    Left out are the name, the tags, the sinks and the folder that the data lies in.
+    What comes from somebody's own package is joined by its version and the digest of
+    its source.
     """
     tree = experiment.model_dump(
-        mode="json", exclude={"name": True, "tags": True, "task": {"folder": True}}
+        mode="json",
+        exclude={"name": True, "tags": True, "sinks": True, "task": {"folder": True}},
     )
-    targets = sorted(set(_targets(tree)))
+    own = experiment.model_copy(update={"sinks": ()})
+    targets = sorted({*imports.targets(own)})
     origins = {target: imports.origin(target) for target in targets}
     return tree | ({"imports": origins} if origins else {})
-
-
-def _targets(tree: Any) -> Iterator[str]:
-    """Yields the import targets in a tree of JSON values."""
-    if isinstance(tree, dict):
-        if tree.get("kind") == "import":
-            yield tree["target"]
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for part in tree:
-            yield from _targets(part)
 
 
 def canonical(tree: Any) -> str:
@@ -67,7 +60,8 @@ def canonical(tree: Any) -> str:
 def fingerprint(task: Task) -> str:
     """Returns what names the data of a task, as `adaprec_jax.tasks` computes it.
 
-    The data itself is not needed: tasks accept no other than the pinned one.
+    The data itself is not needed: tasks accept no other than the pinned one. Of data of
+    one's own it is the target, whose source is a part of the id; see `store.session`.
     """
     match task:
         case Digits() | Denoising():
@@ -80,3 +74,7 @@ def fingerprint(task: Task) -> str:
             return f"function-franke-{size}"
         case Teacher():
             return f"teacher-{task.target}-{task.size}-{task.features}-{task.outputs}"
+        case Supervised(data=data):
+            return f"of {data.target}"
+        case ImportedTask(target=target):
+            return f"of {target}"

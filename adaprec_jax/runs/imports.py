@@ -2,64 +2,179 @@
 
 A target is `package.module:factory`. The factory is called with the arguments in the
 config, checked against its signature and (of a function) its annotations, and with our
-own numbers that it asks for by name (`steps`). Its source decides the outcome of a run,
+own values that it asks for by name (`steps`). Its source decides the outcome of a run,
 so distribution, version and the digest of its file are a part of the run's id.
 """
 
+import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ConfigDict, ValidationError, validate_call
+from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
 
+from adaprec_jax.runs.config.base import Imported
 from adaprec_jax.runs.errors import InputError, suggest
 
+_Kind = TypeVar("_Kind")
 
-def make(target: str, arguments: Mapping[str, Any], **offered: Any) -> Any:
+
+def make(
+    kind: type[_Kind], target: str, arguments: Mapping[str, Any], **offered: Any
+) -> _Kind:
     """Returns what the factory makes.
 
     Args:
+        kind: What it must make.
         target: `package.module:factory`.
         arguments: From the config.
-        **offered: Numbers that the factory may ask for by name.
+        **offered: Values that the factory may ask for by name.
 
     Raises:
-        InputError: There is no such target, importing it fails, or the arguments do
-            not fit its signature: one sentence per fault.
+        InputError: There is no such target, importing it fails, the arguments do not
+            fit its signature, or it makes something else: one sentence per fault.
 
-    >>> make("fractions:Fraction", {"numerator": 3, "denominator": 6})
+    >>> from fractions import Fraction
+    >>> make(Fraction, "fractions:Fraction", {"numerator": 3, "denominator": 6})
     Fraction(1, 2)
     """
     factory = _factory(target)
     known = _parameters(target, factory)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    if unknown := [name for name in arguments if name not in known and not takes_any]:
-        raise InputError(
-            *(f"{target} takes no {name!r}; {suggest(name, known)}" for name in unknown)
-        )
+    unknown = [] if takes_any else [name for name in arguments if name not in known]
+    _refuse_unknown(target, unknown, known)
     wanted = {name: value for name, value in offered.items() if name in known}
     if not inspect.isclass(factory):  # pydantic checks functions alone
         check = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
         factory = check(factory)
-    try:
-        return factory(**wanted | dict(arguments))
-    except ValidationError as error:
-        faults = [
-            f"{target}: {'.'.join(map(str, each['loc']))}: {each['msg']}, "
-            f"got {each['input']!r:.60}."
-            for each in error.errors()
-        ]
-        raise InputError(*faults) from error
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
+    with blamed(target, always=True):
+        try:
+            made = factory(**wanted | dict(arguments))
+        except ValidationError as error:
+            faults = [
+                f"{target}: {'.'.join(map(str, each['loc']))}: {each['msg']}, "
+                f"got {each['input']!r:.60}."
+                for each in error.errors()
+            ]
+            raise InputError(*faults) from error
+    if not isinstance(made, kind):
         raise InputError(
-            f"{target} failed: {type(error).__name__}: {reason}"
+            f"{target} must return a {kind.__name__}, got {type(made).__name__}."
+        )
+    return made
+
+
+def make_function(
+    target: str, arguments: Mapping[str, Any], **offered: Any
+) -> Callable[..., Any]:
+    """Returns the function that the factory makes; as `make`."""
+    made = make(object, target, arguments, **offered)
+    if not callable(made):
+        raise InputError(f"{target} must return a function, got {type(made).__name__}.")
+    return made
+
+
+@contextlib.contextmanager
+def blamed(*targets: str, always: bool = False) -> Iterator[None]:
+    """Says of an error inside a piece where in its file it was raised.
+
+    Args:
+        *targets: Whose files may be to blame.
+        always: Whether the target, if it is the only one, is to blame for any error.
+
+    Raises:
+        InputError: The block failed while code of a target's file was running.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        guilty = targets if always and len(targets) == 1 else ()
+        line = ""
+        for frame in frames:
+            for target in targets:
+                if frame.filename == str(_source(_module_name(target))):
+                    guilty, line = (target,), f", line {frame.lineno}"
+        if not guilty:
+            raise
+        reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+        raise InputError(
+            f"{guilty[0]}{line}: {type(error).__name__}: {reason}."
         ) from error
+
+
+def pieces(settings: Any) -> Iterator[Imported]:
+    """Yields everything in a tree of settings that is somebody's own."""
+    if isinstance(settings, Imported):
+        yield settings
+    if isinstance(settings, BaseModel):
+        settings = tuple(value for _, value in settings)
+    if isinstance(settings, tuple):
+        for part in settings:
+            yield from pieces(part)
+
+
+def targets(settings: Any) -> tuple[str, ...]:
+    """Returns the import targets in a tree of settings."""
+    return tuple(piece.target for piece in pieces(settings))
+
+
+def check(experiment: BaseModel) -> None:
+    """Checks the arguments of all pieces against their sources, which are not run.
+
+    What only running them can tell (types, or a factory that is no plain function of
+    its module) is left to `make`.
+
+    Raises:
+        InputError: A file cannot be parsed, or its function takes other arguments.
+    """
+    for piece in pieces(experiment):
+        _check(piece.target, piece.arguments, piece.offers)
+
+
+def _check(target: str, arguments: Mapping[str, Any], offered: Iterable[str]) -> None:
+    path = _source(_module_name(target))
+    if path is None or path.suffix != ".py":
+        return  # `origin` speaks of it
+    try:
+        module = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise InputError(_import_fault(target, error)) from error
+    name = target.partition(":")[2]
+    functions = [
+        node
+        for node in module.body
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
+    if not functions:
+        return
+    signature = functions[-1].args
+    named = [*signature.args, *signature.kwonlyargs]
+    known = {each.arg for each in named}
+    unknown = [each for each in arguments if each not in known]
+    _refuse_unknown(target, [] if signature.kwarg else unknown, sorted(known))
+    filled = signature.args[len(signature.args) - len(signature.defaults) :]
+    filled += [
+        each
+        for each, default in zip(
+            signature.kwonlyargs, signature.kw_defaults, strict=True
+        )
+        if default
+    ]
+    given = {*arguments, *offered, *(each.arg for each in filled)}
+    if missing := [each.arg for each in named if each.arg not in given]:
+        raise InputError(
+            *(f"{target}: {each}: Missing required argument." for each in missing)
+        )
 
 
 def origin(target: str) -> dict[str, str | None]:
@@ -72,11 +187,8 @@ def origin(target: str) -> dict[str, str | None]:
         InputError: There is no such module, or it has no source file.
     """
     name = _module_name(target)
-    try:
-        spec = importlib.util.find_spec(name)
-    except Exception as error:
-        raise InputError(_import_fault(target, error)) from error
-    if spec is None or not spec.origin or not Path(spec.origin).is_file():
+    path = _source(name, target)
+    if path is None:
         raise InputError(
             f"There is no source file of the module {name!r} in {target!r}."
         )
@@ -85,8 +197,27 @@ def origin(target: str) -> dict[str, str | None]:
     return {
         "distribution": distribution,
         "version": distribution and importlib.metadata.version(distribution),
-        "sha256": hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
+
+
+def _source(module: str, target: str | None = None) -> Path | None:
+    """Returns the source file of a module, None if there is none."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except Exception as error:
+        raise InputError(_import_fault(target or module, error)) from error
+    if spec is None or not spec.origin or not Path(spec.origin).is_file():
+        return None
+    return Path(spec.origin)
+
+
+def _refuse_unknown(target: str, unknown: list[str], known: Iterable[str]) -> None:
+    known = list(known)
+    if unknown:
+        raise InputError(
+            *(f"{target} takes no {name!r}; {suggest(name, known)}" for name in unknown)
+        )
 
 
 def _parameters(target: str, factory: Any) -> Mapping[str, inspect.Parameter]:

@@ -9,13 +9,8 @@ import numpy as np
 
 from adaprec_jax import plan as plans
 from adaprec_jax.contractions import Contraction, NotReached, Table
-from adaprec_jax.runs.build import (
-    as_input_error,
-    blank_data,
-    first_plan,
-    make_program,
-    make_task,
-)
+from adaprec_jax.runs.build import as_input_error, first_plan, make_program
+from adaprec_jax.runs.build_task import blank_data, make_task
 from adaprec_jax.runs.config import Experiment, PerLayer, Schedule
 from adaprec_jax.runs.expected import changes
 
@@ -42,12 +37,15 @@ class Listing(NamedTuple):
 
 
 def listing(experiment: Experiment) -> Listing:
-    """Returns the contractions of the train step; needs no data and computes nothing.
+    """Returns the contractions of the train step; computes nothing.
+
+    It needs no data, but for a task of one's own.
 
     Raises:
         InputError: A rule of the schedule matches nothing.
     """
-    task = make_task(experiment, blank_data(experiment.task))
+    with as_input_error():
+        task = make_task(experiment, blank_data(experiment.task))
     program = make_program(experiment, task)
     with as_input_error():
         first = jax.jit(functools.partial(first_plan, program))()

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from adaprec_jax import formats
+from adaprec_jax.report.summary import is_cost
 from adaprec_jax.train import Metrics, Program, record
 from adaprec_jax.train.record import OPERANDS, PackedPlan
 
@@ -76,8 +77,11 @@ def rows(
                 row |= _statistics(layout, metrics, k)
         if changed:
             row |= _bits(layout, bits[k])
-            if "cost" in metrics.scalars:
-                row["cost"] = float(metrics.scalars["cost"][k])
+            row |= {
+                name: float(column[k])
+                for name, column in metrics.scalars.items()
+                if is_cost(name)
+            }
         if row:
             yield number, row
 

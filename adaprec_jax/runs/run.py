@@ -22,7 +22,7 @@ from jaxtyping import Int, PyTree
 
 from adaprec_jax.report import chart, summary
 from adaprec_jax.report.progress import Display, Moment, display
-from adaprec_jax.runs import environment, metrics, rows, store
+from adaprec_jax.runs import environment, imports, metrics, rows, sinks, store
 from adaprec_jax.runs.build import Built, build
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
@@ -77,7 +77,8 @@ def resume(directory: Path) -> Outcome:
 def _run(directory: Path, experiment: Experiment) -> Outcome:
     built, now = build(experiment), environment.capture()
     check_fits(jax.eval_shape(built.init, built.key))
-    with store.session(directory, experiment, now) as changed:
+    data = built.task.data.fingerprint
+    with store.session(directory, experiment, now, data) as changed:
         outcome = _recorded(directory, experiment, built, changed)
         store.finish(directory, outcome)
     return outcome
@@ -107,7 +108,8 @@ def _recorded(
             if start:
                 say(f"goes on from step {start}")
             told = shown._replace(say=say)
-            outcome = _train(directory, experiment, built, state, told)
+            with imports.blamed(*imports.targets(experiment)):
+                outcome = _train(directory, experiment, built, state, told)
     except InputError as error:
         note(str(error))
         raise
@@ -148,6 +150,7 @@ def _train(
     results: dict[str, float] = {}
     with (
         metrics.start(path, start, experiment.log_every) as file,
+        sinks.opened(experiment, directory, start, shown.say) as show,
         saving(directory / store.CHECKPOINTS, start) as save,
         _stoppable() as stop,
     ):
@@ -155,6 +158,7 @@ def _train(
         def append(found: Iterator[rows.Row]) -> None:
             for steps, columns in rows.blocks(found):
                 metrics.append(file, steps, columns)
+                show(steps, columns)
 
         def validate(step: int, state: TrainState) -> None:
             means = _means(built, score, state, built.split.validation)

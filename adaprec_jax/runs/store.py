@@ -129,6 +129,11 @@ def is_over(state: State) -> bool:
     return state in ("done", "diverged")
 
 
+def id_of(directory: Path) -> str:
+    """Returns the id of an existing run, as it was when the run began."""
+    return _record(directory).run_id
+
+
 def experiment_of(directory: Path) -> Experiment:
     """Returns the experiment of an existing run.
 
@@ -175,7 +180,7 @@ def check_free(directory: Path) -> None:
 
 @contextlib.contextmanager
 def session(
-    directory: Path, experiment: Experiment, now: Environment
+    directory: Path, experiment: Experiment, now: Environment, data: str
 ) -> Iterator[tuple[str, ...]]:
     """Holds the run while the block works on it, and writes what it begins with.
 
@@ -183,6 +188,7 @@ def session(
         directory: What `locate` returned.
         experiment: The run's experiment.
         now: What `adaprec_jax.runs.environment.capture` returned.
+        data: Fingerprint of the examples.
 
     Yields:
         What changed in the environment since the run was last worked on; to be told to
@@ -190,18 +196,23 @@ def session(
 
     Raises:
         InputError: The directory cannot be written, is in use by another process,
-            holds a run with other settings, or one that is over.
+            holds a run with other settings or other data, or one that is over.
     """
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with _lock(directory):
         changed: tuple[str, ...] = ()
-        record = _new_record(experiment)
+        record = _Record(identity.run_id(experiment), data, sessions=[])
         is_new = not (directory / CONFIG).is_file()
         if not is_new:
             _check_drift(directory, experiment)
             _check_not_over(directory)
             record, changed = _record(directory), changes(directory, now)
+            if record.data != data:
+                raise InputError(
+                    f"The run in {directory} began with other data: its fingerprint "
+                    f"was {record.data:.12}, and is now {data:.12}."
+                )
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record.sessions.append({"began": began, **now})
         _write(directory / ENVIRONMENT, record._asdict())
@@ -251,11 +262,6 @@ def _is_held(directory: Path) -> bool:
         return False
     lock.release()
     return False
-
-
-def _new_record(experiment: Experiment) -> _Record:
-    run_id, data = identity.run_id(experiment), identity.fingerprint(experiment.task)
-    return _Record(run_id, data, sessions=[])
 
 
 def _record(directory: Path) -> _Record:

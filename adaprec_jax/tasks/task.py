@@ -10,6 +10,7 @@ parameters and batch, and many runs share one copy of the data:
 split has the same sizes for every seed, so the rows of several seeds stack.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,6 +20,7 @@ import numpy as np
 from flax import linen as nn, nnx
 from jaxtyping import Array, Float, Int32, Key, PyTree, Shaped
 
+from adaprec_jax.tasks import order
 from adaprec_jax.tasks.network import (
     Network,
     Params,
@@ -122,6 +124,53 @@ def gather_rows(arrays: Batch, rows: Shaped[HostOrDevice, "..."]) -> Batch:
     array([12, 10], dtype=int32)
     """
     return Batch(arrays.inputs[rows], arrays.targets[rows])
+
+
+def from_arrays(
+    inputs: Shaped[np.ndarray, "size ..."], targets: Shaped[np.ndarray, "size ..."]
+) -> Data:
+    """Returns examples as data; each seed draws its own split, 60 : 20 : 20.
+
+    Args:
+        inputs: uint8, int32 or float32.
+        targets: As many.
+
+    Raises:
+        ValueError: There are fewer than five examples, or the counts differ.
+
+    >>> data = from_arrays(np.zeros((10, 2), np.float32), np.arange(10, dtype=np.int32))
+    >>> [len(rows) for rows in data.split(0)]
+    [6, 2, 2]
+    """
+    inputs, targets = np.asarray(inputs), np.asarray(targets)
+    size, held = len(inputs), len(inputs) // 5
+    if len(targets) != size or not held:
+        raise ValueError(
+            f"There must be as many inputs as targets, at least 5, got {size} and "
+            f"{len(targets)}."
+        )
+    digest = hashlib.sha256()
+    for array in (inputs, targets):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return Data(
+        arrays=Batch(inputs, targets),
+        split=lambda seed: Split(
+            *np.split(order.permutation(size, seed, 0), [size - 2 * held, size - held])
+        ),
+        gather=gather_rows,
+        fingerprint=digest.hexdigest(),
+    )
+
+
+def widen(inputs: Shaped[Array, "..."]) -> Float[Array, "..."]:
+    """Returns stored inputs as float32; uint8 as 0 to 1.
+
+    >>> widen(jnp.array([0, 255], jnp.uint8)).tolist()
+    [0.0, 1.0]
+    """
+    wide = inputs.astype(jnp.float32)
+    return wide / 255 if inputs.dtype == jnp.uint8 else wide
 
 
 def check_arrays(name: str, arrays: PyTree) -> None:

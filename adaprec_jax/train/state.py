@@ -1,7 +1,7 @@
 """What a run is made of: functions that never change, and the state that does."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +54,8 @@ class Program(NamedTuple):
             that are multiples of it, when a schedule that looks as often will look.
         micro_batches: Parts of a batch whose gradients are averaged.
         stop: When the run counts as diverged.
+        costs: Beside the bit operations, what a step costs: traced functions of table
+            and plan, by name.
     """
 
     loss: Callable[..., tuple[Float32[Array, ""], Any]]
@@ -65,6 +67,7 @@ class Program(NamedTuple):
     gather_every: int = 1
     micro_batches: int = 1
     stop: Stop = Stop()
+    costs: Mapping[str, Callable[[Table, Plan], Float32[Array, ""]]] = {}
 
 
 class Measured(NamedTuple):

@@ -13,6 +13,7 @@ from adaprec_jax import loss_scaling
 from adaprec_jax.contractions import Stats, Table, update_recipes
 from adaprec_jax.cost import step_cost
 from adaprec_jax.loss_scaling import LossScalingState
+from adaprec_jax.precision import Plan
 from adaprec_jax.schedules import select
 from adaprec_jax.train import record
 from adaprec_jax.train.gradients import Gradients, make_gradients
@@ -27,8 +28,9 @@ class Metrics(NamedTuple):
         scalars: By name: the task's metrics, `loss`, `gradient_norm` (both without the
             loss scale), `finite`, `loss_scale` (in force), `applied`, `skipped` and
             `consecutive_skips` (steps so far), `cost` (bit operations of this step,
-            relative to float32) and `learning_rate` (of the last applied step, if the
-            optimizer is under `optax.inject_hyperparams`).
+            relative to float32), `cost/...` (the program's other costs) and
+            `learning_rate` (of the last applied step, if the optimizer is under
+            `optax.inject_hyperparams`).
         plan: The formats in force, in rows; see `record`.
         quantities: What is watched, by name, in rows; NaN in steps that did not gather.
         halted: Whether the run has diverged, in this step or before.
@@ -84,12 +86,9 @@ def make_train_step(program: Program) -> TrainStep:
             plan=packed,
             highest=record.wider(state.highest, packed),
         )
-        cost = (
-            {"cost": step_cost(program.table, plan)} if _counts(program.table) else {}
-        )
         quantities = record.quantities(_in_rows(program, found.stats), program.watch)
         metrics = Metrics(
-            scalars=_scalars(state, found, after) | cost,
+            scalars=_scalars(state, found, after) | _costs(program, plan),
             plan=packed,
             quantities=jax.tree.map(
                 lambda x: jnp.where(gathers, x, jnp.nan), quantities
@@ -198,6 +197,16 @@ def _scalars(
     if len(rates) == 1:
         scalars["learning_rate"] = rates[0][1]
     return {name: value.astype(jnp.float32) for name, value in scalars.items()}
+
+
+def _costs(program: Program, plan: Plan) -> dict[str, Float32[Array, ""]]:
+    found = {
+        f"cost/{name}": jnp.asarray(cost(program.table, plan), jnp.float32)
+        for name, cost in program.costs.items()
+    }
+    if _counts(program.table):
+        found["cost"] = step_cost(program.table, plan)
+    return found
 
 
 def _counts(table: Table) -> bool:

@@ -15,7 +15,12 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for CPT
 """
 
 from adaprec_jax.runs.config.base import Imported as Imported
-from adaprec_jax.runs.config.experiment import Experiment as Experiment, Stop as Stop
+from adaprec_jax.runs.config.experiment import (
+    Cost as Cost,
+    Experiment as Experiment,
+    ImportedSink as ImportedSink,
+    Stop as Stop,
+)
 from adaprec_jax.runs.config.precision import (
     CPT as CPT,
     Constant as Constant,
@@ -51,11 +56,14 @@ from adaprec_jax.runs.config.tasks import (
     FashionMNIST as FashionMNIST,
     Function as Function,
     Graph as Graph,
+    ImportedModel as ImportedModel,
+    ImportedTask as ImportedTask,
     Model as Model,
     Recurrent as Recurrent,
     ResNet as ResNet,
     Shakespeare as Shakespeare,
     Siren as Siren,
+    Supervised as Supervised,
     Task as Task,
     Teacher as Teacher,
     Transformer as Transformer,

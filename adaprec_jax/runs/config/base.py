@@ -1,6 +1,6 @@
 """What all settings share: strictness, and the kinds of values."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
@@ -59,6 +59,8 @@ class Settings(BaseModel):
 class Imported(Settings):
     """What a factory of somebody's own package makes; see `runs.imports`."""
 
+    # Values of ours that the factory may ask for by name.
+    offers: ClassVar[tuple[str, ...]] = ()
     kind: Literal["import"] = "import"
     target: str = Field(
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",

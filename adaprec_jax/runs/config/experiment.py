@@ -1,13 +1,14 @@
 """The whole experiment, and the rules between its fields."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from adaprec_jax.runs.config.base import (
     Count,
     FloatDtype,
+    Imported,
     Name,
     Positive,
     Seed,
@@ -46,6 +47,18 @@ class Stop(Settings):
     )
 
 
+class Cost(Imported):
+    """A way of somebody's own to count what a step costs."""
+
+    name: Name = Field(description="of its column, cost/NAME")
+
+
+class ImportedSink(Imported):
+    """What is shown the metrics; the factory returns a Sink."""
+
+    offers: ClassVar[tuple[str, ...]] = ("directory", "name", "start")
+
+
 class Experiment(Settings):
     """Everything that decides the outcome of a run."""
 
@@ -80,6 +93,12 @@ class Experiment(Settings):
     )
     loss_scaling: LossScaling = NoLossScaling()
     stop: Stop = Stop()
+    costs: tuple[Cost, ...] = Field(
+        default=(), description="logged beside the bit operations"
+    )
+    sinks: tuple[ImportedSink, ...] = Field(
+        default=(), description="are shown the metrics, too; no part of the id"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
@@ -96,17 +115,22 @@ _MODELS = {
     "shakespeare": ("transformer",),
     "function": ("siren",),
     "teacher": ("mlp",),
+    "supervised": ("mlp", "cnn", "resnet", "recurrent", "experts"),
 }
 
 
 def _faults(experiment: Experiment) -> Iterator[str]:
     """Yields a sentence for each rule between fields that does not hold."""
     task, model, steps = experiment.task, experiment.model, experiment.steps
-    if model.kind not in (allowed := _MODELS[task.kind]):
+    allowed = _MODELS.get(task.kind, ())  # Of one's own, all; own models read any.
+    if allowed and model.kind not in (*allowed, "import"):
         yield (
             f"model.kind: the task {task.kind} needs {_one_of(allowed)}, "
             f"got {model.kind}."
         )
+    names = [cost.name for cost in experiment.costs]
+    if len(set(names)) < len(names):
+        yield f"costs must have different names, got {names}."
     if experiment.batch_size % experiment.micro_batches:
         yield (
             f"batch_size ({experiment.batch_size}) must be a multiple of "

@@ -1,7 +1,7 @@
 """In which precision it is trained: formats, their schedule, scaling recipes."""
 
 from itertools import pairwise
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -196,6 +196,7 @@ class TwoThreshold(_IntegerBits):
 class ImportedSchedule(Imported):
     """A schedule of somebody's own; the factory may ask for `steps`."""
 
+    offers: ClassVar[tuple[str, ...]] = ("steps",)
     reads: tuple[Statistic, ...] = Field(
         default=(), description="statistics that it is shown"
     )
@@ -255,22 +256,35 @@ def _check_alike(*formats: Formats) -> None:
         raise ValueError(f"kind must be the same in all precisions, got {kinds}.")
 
 
-class NoScaling(Settings):
+class _Rounding(Settings):
+    rounding: Rounding = "nearest_even"
+    quantizer: Imported | None = Field(
+        default=None, description="of one's own, in the place of rounding"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "_Rounding":
+        if self.quantizer and self.rounding != "nearest_even":
+            raise ValueError(
+                f"rounding ({self.rounding}) has no effect beside a quantizer."
+            )
+        return self
+
+
+class NoScaling(_Rounding):
     """Rounds to the format's own range."""
 
     kind: Literal["none"] = "none"
-    rounding: Rounding = "nearest_even"
 
 
-class CurrentScaling(Settings):
+class CurrentScaling(_Rounding):
     """Scales a tensor by its present largest magnitude."""
 
     kind: Literal["current"] = "current"
     power_of_two: bool = Field(default=True, description="round the scale up to 2^k")
-    rounding: Rounding = "nearest_even"
 
 
-class DelayedScaling(Settings):
+class DelayedScaling(_Rounding):
     """Scales a tensor by its largest magnitude of the last steps."""
 
     kind: Literal["delayed"] = "delayed"
@@ -278,7 +292,6 @@ class DelayedScaling(Settings):
     margin: int = Field(
         default=0, ge=-64, le=64, description="powers of two left free above"
     )
-    rounding: Rounding = "nearest_even"
 
 
 Recipe: TypeAlias = Annotated[

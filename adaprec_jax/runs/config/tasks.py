@@ -1,10 +1,16 @@
 """What is trained: a task and a model."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from adaprec_jax.runs.config.base import Count, NotNegative, Positive, Settings
+from adaprec_jax.runs.config.base import (
+    Count,
+    Imported,
+    NotNegative,
+    Positive,
+    Settings,
+)
 
 
 class Digits(Settings):
@@ -62,8 +68,31 @@ class Teacher(Settings):
     outputs: Count = Field(default=4, description="outputs of the teacher")
 
 
+class Supervised(Settings):
+    """Examples of somebody's own, to be classified or fitted."""
+
+    kind: Literal["supervised"] = "supervised"
+    data: Imported = Field(description="returns a Data")
+    target: Literal["classification", "regression"] = "classification"
+    outputs: Count = Field(description="classes, or numbers per example")
+
+
+class ImportedTask(Imported):
+    """A task of somebody's own; the factory takes the `model`, and returns a Task."""
+
+    offers: ClassVar[tuple[str, ...]] = ("model",)
+    outputs: Count = Field(default=10, description="of the model")
+
+
 Task: TypeAlias = Annotated[
-    Digits | Denoising | FashionMNIST | Shakespeare | Function | Teacher,
+    Digits
+    | Denoising
+    | FashionMNIST
+    | Shakespeare
+    | Function
+    | Teacher
+    | Supervised
+    | ImportedTask,
     Field(discriminator="kind"),
 ]
 
@@ -190,6 +219,12 @@ class Siren(Settings):
     frequency: Positive = Field(default=12.0, description="factor of the inputs")
 
 
+class ImportedModel(Imported):
+    """A linen module of somebody's own, or a function that makes an nnx module."""
+
+    offers: ClassVar[tuple[str, ...]] = ("outputs",)
+
+
 Model: TypeAlias = Annotated[
     MLP
     | CNN
@@ -200,7 +235,8 @@ Model: TypeAlias = Annotated[
     | Experts
     | Graph
     | Denoiser
-    | Siren,
+    | Siren
+    | ImportedModel,
     Field(discriminator="kind"),
 ]
 

@@ -1,0 +1,87 @@
+"""What else is shown the metrics: a tracker, a database, a file of one's own.
+
+A sink only listens. One that fails is told of, once, and then left out: the run and its
+own store of metrics go on.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from adaprec_jax.runs import imports
+from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.errors import InputError
+
+Rows: TypeAlias = Iterator[tuple[int, Mapping[str, float]]]
+
+
+class Sink(NamedTuple):
+    """Where metrics are written to beside the run's own store.
+
+    Attributes:
+        write: `write(step, values)`: what is known of a step, by name. Several calls
+            may belong to one step. After a crash, steps above the one that the run goes
+            on from are written again.
+        close: Called when the session ends, however it does.
+    """
+
+    write: Callable[[int, Mapping[str, float]], None]
+    close: Callable[[], None] = lambda: None
+
+
+Write: TypeAlias = Callable[[Sequence[int], Mapping[str, Sequence[float]]], None]
+
+
+@contextmanager
+def opened(
+    experiment: Experiment, directory: Path, start: int, say: Callable[[str], None]
+) -> Iterator[Write]:
+    """Makes the sinks of an experiment, and closes them in the end.
+
+    Args:
+        experiment: All settings.
+        directory: The run's.
+        start: The step that the run goes on from.
+        say: Told of a sink that fails.
+
+    Yields:
+        `write(steps, columns)`, as of `metrics.append`.
+
+    Raises:
+        InputError: A sink cannot be made.
+    """
+    offered = {"directory": directory, "name": experiment.name, "start": start}
+    sinks = {
+        f"sinks.{i} ({each.target})": (
+            each.target,
+            imports.make(Sink, each.target, each.arguments, **offered),
+        )
+        for i, each in enumerate(experiment.sinks)
+    }
+
+    def ask(what: str, call: Callable[[], object]) -> None:
+        """Calls a sink, which is left out from then on if it fails."""
+        try:
+            with imports.blamed(sinks[what][0], always=True):
+                call()
+        except InputError as error:
+            del sinks[what]
+            say(f"{what} is left out from here on: {error}")
+
+    def write(steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
+        for what, (_, sink) in list(sinks.items()):
+            ask(what, lambda sink=sink: _write(sink, steps, columns))
+
+    try:
+        yield write
+    finally:
+        for what, (_, sink) in list(sinks.items()):
+            ask(what, sink.close)
+
+
+def _write(
+    sink: Sink, steps: Sequence[int], columns: Mapping[str, Sequence[float]]
+) -> None:
+    for k, step in enumerate(steps):
+        sink.write(step, {name: values[k] for name, values in columns.items()})

@@ -1,0 +1,1 @@
+"""Pieces of a package of its own, one of each kind."""

@@ -1,0 +1,17 @@
+"""A schedule that lowers the bits as the loss falls."""
+
+import jax.numpy as jnp
+
+import adaprec_jax as ap
+
+
+def by_loss(low: int, high: int, *, steps: int) -> ap.schedules.Schedule:
+    """Uses `high` bits until the loss is below 1, and in the last tenth of the run."""
+
+    def update(step, stats, scope):
+        coarse = (stats.loss < 1.0) & (step < 0.9 * steps)
+        entry = ap.plan.integers(jnp.where(coarse, low, high), 8)
+        plan = {c.name: ap.plan.fill(c, entry) for c in scope.table.contractions}
+        return plan, scope
+
+    return ap.schedules.Schedule(ap.schedules.Scope, update)
