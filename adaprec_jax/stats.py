@@ -201,6 +201,11 @@ def sqnr_db(sums: TensorStats) -> Float32[Array, "*axes"]:
 
 def _gathered(sums: TensorStats, ratio: str, *fields: str) -> list[Array]:
     """Returns the named fields, or says which of them the step did not gather."""
+    if not isinstance(sums, TensorStats):
+        raise TypeError(
+            f"{ratio} takes the sums of one tensor, such as "
+            f"stats.tensors['Dense_0']['weight'], got a {type(sums).__name__}."
+        )
     missing = [field for field in fields if getattr(sums, field) is None]
     if missing:
         raise ValueError(

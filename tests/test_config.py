@@ -266,6 +266,12 @@ def test_touching_a_default_leaves_its_neighbours_default():
     assert sources["scaling.weight.kind"] == "default"
 
 
+def test_a_list_serves_as_a_tuple():
+    assert config.MLP(hidden=[64, 32]) == config.MLP(hidden=(64, 32))
+    with pytest.raises(ValueError, match=r"hidden\.1"):
+        config.MLP(hidden=[64, "32"])
+
+
 def test_the_id_is_the_hash_of_what_decides_the_outcome():
     golden = Path(__file__).parent / "golden" / "digits_cpt.json"
     settings = json.loads(golden.read_text())

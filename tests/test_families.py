@@ -18,6 +18,7 @@ from adaprec_jax.precision import SharedPrecision
 from adaprec_jax.runs import overrides, run as running
 from adaprec_jax.runs.build import build, make_table
 from adaprec_jax.runs.build_task import blank_data, make_task
+from adaprec_jax.runs.expected import mean_cost
 from adaprec_jax.runs.load import load
 from adaprec_jax.tasks.task import Task
 
@@ -158,6 +159,15 @@ def test_every_contraction_is_reached_and_has_its_name(name):
     found = table(name)
     assert found.not_reached == ()
     assert list(found.names) == NAMES[name]
+
+
+@EACH
+def test_where_all_products_have_a_weight_the_cost_is_known_in_advance(name):
+    uneven = 'schedule.precision.weight="int3"'
+    found = mean_cost(overrides.apply(load(f"{name}-int4"), [uneven]))
+    weighted = all("weight" in c.roles for c in table(name).contractions)
+    assert (found is not None) <= weighted
+    assert (found is None) == (name in ("vit", "experts", "graph", "denoiser"))
 
 
 @EACH

@@ -281,6 +281,27 @@ def test_a_killed_run_goes_on_to_the_same_end(undisturbed, tmp_path):
     assert_same_run(undisturbed, only_run(tmp_path))
 
 
+@pytest.mark.parametrize("delay", [1.0, 3.0])
+def test_ctrl_c_before_the_first_step_leaves_with_one_line(delay, tmp_path):
+    process = subprocess.Popen(
+        run_long(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 130, (out, err)
+    assert err.splitlines()[-1].startswith("adaprec: st")
+    assert "Traceback" not in err
+
+
+def test_scores_are_compiled_once(tmp_path, caplog):
+    with jax.log_compiles():
+        running.run(tiny({"steps": "8", "evaluate_every": "8"}), out=tmp_path)
+    names = [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+    assert sum("jit(score)" in name for name in names) == 1
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_the_run_goes_on(undisturbed, tmp_path):
     process = subprocess.Popen(

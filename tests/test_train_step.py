@@ -155,6 +155,27 @@ def test_metrics_tell_the_bits_of_every_layer_and_what_they_cost():
     assert len(np.unique(widest[:, 0])) > 1
 
 
+def test_a_program_that_multiplies_nothing_trains_all_the_same():
+    def loss(params, model_state, batch, key):
+        value = jnp.mean((params["w"] * batch - 1) ** 2)
+        return value, Aux({"loss": value}, model_state)
+
+    params, batch, key = {"w": jnp.float32(1)}, jnp.full(4, 2.0), jax.random.key(0)
+    program = Program(
+        loss,
+        contraction_table(loss, params, {}, batch, key),
+        constant(integers(4, 8)),
+        loss_scaling.none(optax.sgd(0.125)),
+        watch=Watch(("rms",)),
+    )
+    state = init_state(program, params, {}, key)
+    state, metrics = jax.jit(make_train_step(program))(state, batch)
+    # d/dw (2 w - 1)^2 = 4 (2 w - 1) = 4
+    assert float(state.params["w"]) == 1 - 0.125 * 4
+    assert metrics.plan.shape[0] == 0
+    assert "cost" not in metrics.scalars
+
+
 @pytest.mark.parametrize(
     ("poison", "stop", "loss_is_finite"),
     [("batch", {}, False), ("bound", {"loss_above": 0.1}, True)],

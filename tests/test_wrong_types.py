@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import json
 import jax.numpy as jnp, numpy as np
-from adaprec_jax import Options, SharedPrecision, formats, with_precision
+from adaprec_jax import Options, SharedPrecision, formats, stats, with_precision
 from adaprec_jax.scaling import current
 f32 = formats.get("float32")
 product = lambda p, x: x @ p["w"]
@@ -34,6 +34,7 @@ cases = {
     "width list": lambda: formats.integer([4, 5]),
     "width floats": lambda: formats.integer(np.array([4.5])),
     "name None": lambda: formats.get(None),
+    "sums": lambda: stats.sqnr_db({"weight": None}),
 }
 said = {}
 for name, call in cases.items():
@@ -51,6 +52,7 @@ EXPECTED = {
     "compute_dtype": "TypeError: Options.compute_dtype must be a Compute, such as",
     "width": "TypeError: word_bits must be an integer or an array of them, got",
     "name": "ValueError: Unknown format None; the nearest names are",
+    "sums": "TypeError: sqnr_db takes the sums of one tensor, such as stats.tensors[",
 }
 
 

@@ -5,8 +5,11 @@ the standard error, and exit code 2. Exit code 3 means that a run failed,
 130 that the user stopped it.
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from adaprec_jax.cli.commands import app
 from adaprec_jax.runs.errors import InputError
@@ -15,6 +18,7 @@ from adaprec_jax.runs.errors import InputError
 def main() -> None:
     """Runs the command that the arguments of the process ask for."""
     sys.path.append(str(Path.cwd()))  # For import targets; last, to shadow nothing.
+    before = signal.signal(signal.SIGINT, _leave)
     try:
         app(prog_name="adaprec")
     except InputError as error:
@@ -24,3 +28,16 @@ def main() -> None:
     except (OSError, UnicodeEncodeError) as error:  # A name too long, a full pipe.
         sys.stderr.write(f"adaprec: {error}.\n")
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(number: int, frame: Any) -> None:
+    """Ends the process at once; while steps are taken, the run has its own handler.
+
+    An exception would be lost where a library catches all, as some do on import.
+    """
+    del number, frame
+    sys.stderr.write("adaprec: stopped; what is on disk is kept.\n")
+    sys.stderr.flush()
+    os._exit(130)

@@ -18,7 +18,9 @@ from adaprec_jax.precision import (
 )
 from adaprec_jax.runs import format_names
 from adaprec_jax.runs.config import (
+    CNN,
     CPT,
+    MLP,
     Constant,
     Experiment,
     Float32,
@@ -26,14 +28,20 @@ from adaprec_jax.runs.config import (
     ImportedSchedule,
     LateSwitch,
     Piecewise,
+    Recurrent,
+    ResNet,
     Schedule,
     SharedFormats,
     ShuffledCPT,
-    Transformer,
+    Siren,
     TwoThreshold,
     Warmup,
 )
 from adaprec_jax.runs.config.base import Settings
+
+
+# Models whose every product is one of an activation and a weight.
+_WEIGHTED = (MLP, CNN, ResNet, Recurrent, Siren)
 
 
 def entry(settings: Formats) -> Entry:
@@ -88,10 +96,9 @@ def mean_cost(experiment: Experiment) -> float | None:
         bounds = schedule.model_dump(include={"min_bits", "max_bits", "cycles"})
         return bitops_ratio(cpt_bits(**bounds, steps=steps), schedule.gradient_bits)
     costs = {start: _cost(e) for start, e in pieces(schedule, steps).items()}
-    attends = isinstance(experiment.model, Transformer)
-    if not costs or (
-        attends and not all(map(_is_even, pieces(schedule, steps).values()))
-    ):
+    # What is a weight and what an activation counts where both have other bits.
+    even = all(map(_is_even, pieces(schedule, steps).values()))
+    if not costs or not (even or isinstance(experiment.model, _WEIGHTED)):
         return None
     ends = (*costs, steps)[1:]
     total = sum(

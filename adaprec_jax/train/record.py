@@ -65,7 +65,7 @@ def pack_plan(plan: Plan, table: Table) -> PackedPlan:
     def in_rows(field: Any, axes: tuple[int, ...]) -> Array:
         return jnp.broadcast_to(jnp.asarray(field, jnp.float32), axes).ravel()
 
-    parts = []
+    parts = [jnp.zeros((0, len(OPERANDS), len(Format._fields)), jnp.float32)]
     for c in table.contractions:
         operands = [fmt for pair in separate(plan[c.name]) for fmt in pair]
         fields = [[in_rows(field, c.axes) for field in fmt] for fmt in operands]
@@ -125,7 +125,7 @@ def pack_tensors(
     """Returns the statistics of a step in rows; the format in force comes first."""
     fields = fields_of(watch.quantities)
     shape = (len(rows(table)), len(watch.roles), 1 + len(watch.what_if), len(fields))
-    if not fields:
+    if not fields or not table.names:
         return jnp.zeros(shape, jnp.float32)
 
     def in_rows(name: str) -> Array:

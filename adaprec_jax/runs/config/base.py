@@ -1,8 +1,15 @@
 """What all settings share: strictness, and the kinds of values."""
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 
 from adaprec_jax.runs import format_names
 
@@ -54,6 +61,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuples_may_be_lists(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
 
 
 class Imported(Settings):
