@@ -45,6 +45,12 @@ if TYPE_CHECKING:
         quantize as quantize,
         ternary as ternary,
     )
+    from adaprec_jax.runs.api import (
+        Run as Run,
+        experiment as experiment,
+        load as load,
+        run as run,
+    )
 
     __version__: str
 
@@ -64,6 +70,7 @@ _HOMES = {
     ),
     "precision": ("Precision", "SharedPrecision"),
     "quantizers": ("binary", "quantize", "ternary"),
+    "runs.api": ("Run", "experiment", "load", "run"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -23,7 +23,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32
+from jaxtyping import Bool, Float, Float32, Int, Int32
+
+from adaprec_jax.display import html_table, power_of_two, value_range
 
 # What a value beyond the range becomes: the bound, infinity or NaN.
 SATURATE, INFINITY, NAN = 0, 1, 2
@@ -33,6 +35,7 @@ _ENCODINGS = {"ieee": INFINITY, "fn": NAN, "fnuz": NAN, "finite": SATURATE}
 
 WIDEST_INTEGER = 24  # whose magnitudes float32's significand holds
 _WIDEST_NAMED_INTEGER = 16
+_SHOWN = 20  # lines of a table in a notebook
 _OVERFLOW_NAMES = ("saturates", "infinity", "NaN")
 
 # Name -> exponent bits, mantissa bits, bias, encoding.
@@ -76,6 +79,10 @@ class Format(NamedTuple):
     overflow: Int32[Any, "..."]
     negative_zero: Bool[Any, "..."]
     scaled: Bool[Any, "..."]
+
+    def _repr_html_(self) -> str | None:
+        """Shows a notebook what the format is; traced fields are left as text."""
+        return _as_html(self)
 
 
 class PowerOfTwo(NamedTuple):
@@ -327,7 +334,9 @@ def _row(name: str, fmt: Format | PowerOfTwo) -> Row:
         return Row(name, 8, 8, 0, smallest, largest, smallest, smallest, 1.0, "NaN")
     width = int(bits(fmt))
     sign_bits = int(fmt.min_value < 0)
-    exponent_bits = _FLOATS[name][0] if name in _FLOATS else 0
+    # An integer or a fixed-point number stays in its subnormal range.
+    is_float = fmt.max_value >= 2.0 ** float(fmt.min_exponent + 1)
+    exponent_bits = width - sign_bits - int(fmt.mantissa_bits) if is_float else 0
     spacing = 2.0 ** float(fmt.min_exponent - fmt.mantissa_bits)
     return Row(
         name=name,
@@ -341,6 +350,52 @@ def _row(name: str, fmt: Format | PowerOfTwo) -> Row:
         spacing_at_one=2.0 ** float(max(fmt.min_exponent, 0) - fmt.mantissa_bits),
         overflow=_OVERFLOW_NAMES[fmt.overflow],
     )
+
+
+def _as_html(fmt: Format) -> str | None:
+    """Returns a table with a line for each format that the fields hold.
+
+    It is None where they are traced, or are those of no format.
+    """
+    leaves = [leaf for leaf in map(_concrete, fmt) if leaf is not None]
+    if len(leaves) < len(fmt) or any(leaf.dtype.kind not in "biuf" for leaf in leaves):
+        return None
+    axes = np.broadcast_shapes(*(leaf.shape for leaf in leaves))
+    columns = [np.broadcast_to(leaf, axes).ravel().astype(float) for leaf in leaves]
+    several, times = np.unique(np.stack(columns, -1), axis=0, return_counts=True)
+    if not _are_formats(several):
+        return None
+    lines = [_line(fields) for fields in several[:_SHOWN]]
+    head = ["format", "bits", "range", "smallest normal", "smallest", "spacing at 1"]
+    head.append("overflow")
+    if not axes:
+        return html_table(head, lines)
+    counted = [(*line, int(n)) for line, n in zip(lines, times, strict=False)]
+    left_out = f", {len(lines)} of {len(several)}" * (len(several) > _SHOWN)
+    caption = f"formats over axes {axes}{left_out}"
+    return html_table([*head, "times"], counted, caption=caption)
+
+
+def _are_formats(fields: Float[np.ndarray, "formats fields"]) -> bool:
+    """Returns whether each row of fields can be that of a format."""
+    mantissa_bits, min_exponent, _, _, overflow, _, _ = fields.T
+    return bool(
+        np.isfinite(fields).all()
+        and ((mantissa_bits >= 0) & (mantissa_bits <= 23)).all()
+        and (abs(min_exponent) <= 127).all()
+        and np.isin(overflow, (SATURATE, INFINITY, NAN)).all()
+    )
+
+
+def _line(fields: Float[np.ndarray, " fields"]) -> tuple[str | int, ...]:
+    """Returns what the table shows of one format."""
+    like = get("float32")
+    cast = (field.dtype.type(v) for v, field in zip(fields, like, strict=True))
+    fmt = Format(*cast)
+    row = _row(describe(fmt), fmt)
+    powers = (row.smallest_normal, row.smallest_positive, row.spacing_at_one)
+    between = value_range(row.min_value, row.max_value)
+    return row.name, row.bits, between, *map(power_of_two, powers), row.overflow
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Int32, PyTree
 from adaprec_jax import formats
 from adaprec_jax.contractions.fitting import fit, fit_entry
 from adaprec_jax.contractions.table import Contraction, Table
+from adaprec_jax.display import Shown, html_table
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import (
     Dgrad,
@@ -26,6 +27,8 @@ from adaprec_jax.precision import (
     Precision,
     SharedPrecision,
     Wgrad,
+    format_names,
+    separate,
 )
 
 
@@ -219,8 +222,25 @@ def describe(plan: Plan) -> str:
     Dense_1: activation int8, weight int8, gradient int8
     """
     return "\n".join(
-        f"{path}: {_describe_entry(entry)}" for path, entry in plan.items()
+        f"{path}: {', '.join(map(' '.join, format_names(entry).items()))}"
+        for path, entry in plan.items()
     )
+
+
+def show(plan: Plan) -> Shown:
+    """Returns the plan to look at: what `describe` says, in a notebook as a table.
+
+    >>> show({"Dense_0": integers(4, 8)})
+    Dense_0: activation int4, weight int4, gradient int8
+    """
+    shared = all(isinstance(entry, SharedPrecision) for entry in plan.values())
+    named = {
+        path: format_names(entry if shared else separate(entry))
+        for path, entry in plan.items()
+    }
+    operands = dict.fromkeys(operand for names in named.values() for operand in names)
+    rows = [(path, *names.values()) for path, names in named.items()]
+    return Shown(describe(plan), html_table(("contraction", *operands), rows))
 
 
 def digest(plan: Plan) -> str:
@@ -274,14 +294,3 @@ def _layers(
     if axes:
         mask[start:stop] = True
     return mask
-
-
-def _describe_entry(entry: Entry) -> str:
-    named = jax.tree_util.tree_leaves_with_path(entry, is_leaf=_is_format)
-    return ", ".join(f"{_field(path)} {_describe_format(fmt)}" for path, fmt in named)
-
-
-def _describe_format(fmt: Format) -> str:
-    first = Format(*(np.asarray(leaf).flat[0] for leaf in fmt))
-    same = all(np.all(leaf == one) for leaf, one in zip(fmt, first, strict=True))
-    return formats.describe(first if same else fmt)

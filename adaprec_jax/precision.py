@@ -12,6 +12,10 @@ The formats are data; which of the two types an entry has is static.
 
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
+from adaprec_jax import formats
+from adaprec_jax.display import html_table
 from adaprec_jax.formats import Format
 
 
@@ -43,6 +47,10 @@ class Precision(NamedTuple):
     dgrad: Dgrad
     wgrad: Wgrad
 
+    def _repr_html_(self) -> str:
+        """Shows a notebook the name of each format."""
+        return html_table(("operand", "format"), format_names(self).items())
+
 
 class SharedPrecision(NamedTuple):
     """Three roundings: the products share one rounded copy of each tensor."""
@@ -50,6 +58,10 @@ class SharedPrecision(NamedTuple):
     activation: Format
     weight: Format
     gradient: Format
+
+    def _repr_html_(self) -> str:
+        """Shows a notebook the name of each format."""
+        return html_table(("operand", "format"), format_names(self).items())
 
 
 Entry: TypeAlias = Precision | SharedPrecision
@@ -59,7 +71,6 @@ Plan: TypeAlias = dict[str, Entry]
 def separate(entry: Entry) -> Precision:
     """Returns the six formats of `entry`, a shared one written out.
 
-    >>> from adaprec_jax import formats
     >>> int8 = formats.get("int8")
     >>> bfloat16 = formats.get("bfloat16")
     >>> full = separate(SharedPrecision(int8, int8, bfloat16))
@@ -74,6 +85,24 @@ def separate(entry: Entry) -> Precision:
         Dgrad(gradient, weight),
         Wgrad(gradient, activation),
     )
+
+
+def format_names(entry: Entry) -> dict[str, str]:
+    """Returns the name of each operand's format; "traced" where it has no value.
+
+    Formats of layers are listed if they differ.
+
+    >>> int4, int8 = formats.integer(4), formats.integer(8)
+    >>> format_names(SharedPrecision(int4, int4, int8))
+    {'activation': 'int4', 'weight': 'int4', 'gradient': 'int8'}
+    """
+    if isinstance(entry, SharedPrecision):
+        return {operand: _name(fmt) for operand, fmt in entry._asdict().items()}
+    return {
+        f"{product}.{operand}": _name(fmt)
+        for product, pair in entry._asdict().items()
+        for operand, fmt in pair._asdict().items()
+    }
 
 
 def late_switch(
@@ -91,7 +120,6 @@ def late_switch(
     Raises:
         ValueError: `products` is neither.
 
-    >>> from adaprec_jax import formats
     >>> int4, int8 = (SharedPrecision(*[formats.integer(bits)] * 3) for bits in (4, 8))
     >>> step, before, after = late_switch(
     ...     int4, int8, steps=1000, fraction=0.82, products="forward"
@@ -105,3 +133,13 @@ def late_switch(
         low = separate(low)
         high = low._replace(forward=separate(high).forward)
     return round(fraction * steps), low, high
+
+
+def _name(fmt: Format) -> str:
+    try:
+        leaves = [np.asarray(leaf) for leaf in fmt]
+    except TypeError:  # JAX raises it for a traced array.
+        return "traced"
+    first = Format(*(leaf.flat[0] for leaf in leaves))
+    same = all(np.all(leaf == one) for leaf, one in zip(leaves, first, strict=True))
+    return formats.describe(first if same else fmt)

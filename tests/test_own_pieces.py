@@ -224,6 +224,14 @@ def test_a_quantizer_rounds_all_but_float32():
     np.testing.assert_array_equal(lost, 0 * x)
 
 
+def test_a_file_that_changed_after_its_import_is_refused(package: Path):
+    own = experiment("by_gradient_norm", '{"low":4,"high":7}')
+    build(own)
+    package.write_text(package.read_text().replace("0.9", "0.8"))
+    with pytest.raises(InputError, match="changed after it was imported; start Python"):
+        build(own)
+
+
 def test_arguments_are_checked_before_the_module_is_imported(package: Path):
     package.write_text("raise SystemExit(9)\n" + package.read_text())
     with pytest.raises(InputError, match="low: Missing required argument"):

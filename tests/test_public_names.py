@@ -7,10 +7,11 @@ import adaprec_jax
 
 # What users write; every name here is a promise.
 PROMISED = [
-    "Contraction", "Options", "Precision", "SharedPrecision", "Stats", "Table", "Watch",
-    "__version__", "binary", "contraction_table", "cost", "formats", "init_recipes",
-    "loss_scaling", "plan", "quantize", "scaling", "schedules", "stats", "ternary",
-    "update_recipes", "value_and_grad", "with_precision",
+    "Contraction", "Options", "Precision", "Run", "SharedPrecision", "Stats", "Table",
+    "Watch", "__version__", "binary", "contraction_table", "cost", "experiment",
+    "formats", "init_recipes", "load", "loss_scaling", "plan", "quantize", "run",
+    "scaling", "schedules", "stats", "ternary", "update_recipes", "value_and_grad",
+    "with_precision",
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 import io
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -42,6 +43,42 @@ def test_in_a_terminal_progress_is_one_line_that_lives_and_goes(monkeypatch):
     assert "75/100" in text
     assert "said [markup]" in text
     assert "\x1b[?25h" in text  # the cursor is back
+
+
+def test_in_a_notebook_progress_is_one_text_that_changes_in_place(monkeypatch, capsys):
+    shown_texts = []
+
+    def publish(data, *, raw, display_id):
+        assert raw
+        assert display_id
+        shown_texts.append(data["text/plain"])
+        change = lambda data, raw: shown_texts.append(data["text/plain"])
+        return types.SimpleNamespace(update=change)
+
+    shell = types.SimpleNamespace(kernel=object())
+    ipython = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(
+        sys.modules, "IPython.display", types.SimpleNamespace(display=publish)
+    )
+    with display("x", 0, 100) as shown:
+        for step in range(1, 101):
+            shown.update(moment(step))
+            if step == 50:
+                shown.say("said")
+    assert shown_texts[0] == "x 0/100: compiling"
+    assert len(shown_texts) < 50  # not at every step
+    line, said = shown_texts[-1].splitlines()
+    assert (line.split(":")[0], said) == ("x 100/100", "  said")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_ipython_in_a_terminal_is_no_notebook(monkeypatch, capsys):
+    ipython = types.SimpleNamespace(get_ipython=lambda: None)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    with display("x", 0, 100) as shown:
+        shown.update(moment(100))
+    assert capsys.readouterr().err.startswith("x 100/100: ")
 
 
 def test_a_chart_shows_where_bits_change_on_one_scale():

@@ -1,7 +1,6 @@
 """What the command prints for people."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from adaprec_jax.display import power_of_two, value_range
 from adaprec_jax.formats import Row
 from adaprec_jax.runs.overrides import Source
 from adaprec_jax.runs.store import Outcome
@@ -16,6 +16,10 @@ from adaprec_jax.runs.store import Outcome
 if TYPE_CHECKING:  # They import JAX.
     from adaprec_jax.contractions import NotReached
     from adaprec_jax.runs.listing import Line
+
+
+_UNLIMITED = 10_000
+_NARROWEST = 12  # a column whose text is folded
 
 
 def show(
@@ -42,14 +46,14 @@ def formats(rows: Iterable[Row]) -> None:
         table.add_row(
             row.name,
             str(row.bits),
-            _range(row.min_value, row.max_value),
-            _power_of_two(row.smallest_normal),
-            _power_of_two(row.smallest_positive),
-            _power_of_two(row.spacing_at_one),
+            value_range(row.min_value, row.max_value),
+            power_of_two(row.smallest_normal),
+            power_of_two(row.smallest_positive),
+            power_of_two(row.spacing_at_one),
             row.overflow,
         )
     for column in table.columns[1:-1]:
-        column.justify, column.no_wrap = "right", True
+        column.justify, column.no_wrap, column.min_width = "right", True, None
     _print(table)
 
 
@@ -89,21 +93,10 @@ def outcome(directory: Path, ended: Outcome, prefix: str, chart: Sequence[str]) 
     _print(*parts, line, str(directory))
 
 
-def _range(low: float, high: float) -> str:
-    if low > 0:  # A format of scales: powers of two alone.
-        return f"{_power_of_two(low)} to {_power_of_two(high)}"
-    return f"±{high:.5g}" if low == -high else f"{low:.5g} to {high:.5g}"
-
-
-def _power_of_two(number: float) -> str:
-    exponent = math.frexp(number)[1] - 1
-    return f"2^{exponent}" if exponent else "1"
-
-
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", min_width=_NARROWEST)
     table.columns[0].no_wrap = True
     return table
 
@@ -111,5 +104,8 @@ def _table(*columns: str) -> Table:
 def _print(*parts: Table | str) -> None:
     console = Console(highlight=False)
     for part in parts:
-        # Text as it is: a path must not be broken, nor read as markup.
+        # Text as it is: a path must not be broken, nor read as markup. A number is
+        # never cut: a table that does not fit is wider than the terminal.
+        needed = Console(width=_UNLIMITED).measure(part).minimum
+        console.width = max(console.width, needed if isinstance(part, Table) else 0)
         console.print(part, markup=False, soft_wrap=isinstance(part, str))

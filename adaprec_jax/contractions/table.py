@@ -3,6 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
+from adaprec_jax.display import Cell, html_table
+
 
 class Contraction(NamedTuple):
     """One contraction of a traced function, as a plan addresses it.
@@ -54,6 +56,17 @@ class Table(NamedTuple):
     def names(self) -> tuple[str, ...]:
         """The paths of the contractions in program order."""
         return tuple(contraction.name for contraction in self.contractions)
+
+    def _repr_html_(self) -> str:
+        """Shows a notebook what is multiplied, and what no plan reaches."""
+        head = ("contraction", "einsum", "operands", "shapes", "plan axes")
+        counts = ("executions", "multiply-accumulates each", "note")
+        found = html_table((*head, *counts), map(_cells, self.contractions))
+        if not self.not_reached:
+            return found
+        return found + html_table(
+            NotReached._fields, self.not_reached, caption="not reached by a plan"
+        )
 
 
 class Slot(NamedTuple):
@@ -107,6 +120,21 @@ def forward_macs(table: Table) -> int:
             "execute is not known; use a scan (or fori_loop with static bounds)."
         )
     return sum(c.macs * (c.executions or 0) for c in table.contractions)
+
+
+def _cells(c: Contraction) -> tuple[Cell, ...]:
+    """Returns what a notebook shows of a contraction."""
+    left, right, out = c.shapes
+    return (
+        c.name,
+        c.einsum,
+        " x ".join(c.roles),
+        f"{left} x {right} -> {out}",
+        ", ".join(map(str, c.axes)),
+        "unknown" if c.executions is None else c.executions,
+        c.macs,
+        "" if c.differentiated else "forward only",
+    )
 
 
 def dot_einsum(dimension_numbers: Any, left_rank: int, right_rank: int) -> str:

@@ -1,6 +1,7 @@
-"""How far a run is: one living line in a terminal, a line now and then elsewhere."""
+"""How far a run is: a living line in a terminal or notebook, else one now and then."""
 
 import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 # Without a terminal: a line for each tenth of the run, and at least one a minute.
 _LINES, _SECONDS = 10, 60.0
+_REFRESH = 0.2  # seconds between two changes of the line in a notebook
 
 
 class Moment(NamedTuple):
@@ -38,7 +40,9 @@ class Display(NamedTuple):
 
 @contextlib.contextmanager
 def display(name: str, start: int, steps: int) -> Iterator[Display]:
-    """Yields what shows the progress of a run on the standard error.
+    """Yields what shows the progress of a run.
+
+    It stands below the cell of a notebook, and elsewhere on the standard error.
 
     Args:
         name: Of the run.
@@ -48,6 +52,8 @@ def display(name: str, start: int, steps: int) -> Iterator[Display]:
     if sys.stderr.isatty():
         with _living(start, steps) as living:
             yield living
+    elif _in_notebook():
+        yield _in_place(name, start, steps)
     else:
         yield _lines(name, start, steps)
 
@@ -98,25 +104,72 @@ def _living(start: int, steps: int) -> Iterator[Display]:
         )
 
 
+def _in_notebook() -> bool:
+    """Returns whether a cell of a notebook is what asks."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return hasattr(shell, "kernel")
+
+
+def _in_place(name: str, start: int, steps: int) -> Display:
+    """Returns what changes one text below the cell: a line, and what was said."""
+    publish = importlib.import_module("IPython.display").display
+    left_of, said = _clock(steps), list[str]()
+    line, shown_at = f"{name} {start}/{steps}: compiling", time.monotonic()
+    handle = publish({"text/plain": line}, raw=True, display_id=True)
+
+    def refresh() -> None:
+        nonlocal shown_at
+        shown_at = time.monotonic()
+        handle.update({"text/plain": "\n  ".join([line, *said])}, raw=True)
+
+    def say(text: str) -> None:
+        said.append(text)
+        refresh()
+
+    def update(moment: Moment) -> None:
+        nonlocal line
+        line = f"{_place(name, moment, steps)}{left_of(moment.step)}"
+        if moment.step == steps or time.monotonic() - shown_at >= _REFRESH:
+            refresh()
+
+    return Display(update, say)
+
+
 def _lines(name: str, start: int, steps: int) -> Display:
     said, said_at = start, time.monotonic()
-    began: tuple[int, float] | None = None  # without the first steps, which compile
+    left_of = _clock(steps)
 
     def say(text: str) -> None:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
     def update(moment: Moment) -> None:
-        nonlocal said, said_at, began
+        nonlocal said, said_at
         now, step = time.monotonic(), moment.step
-        began = began or (step, now)
+        rest = left_of(step)
         if (step - said) * _LINES < steps and now - said_at < _SECONDS:
             return
         said, said_at = step, now
-        line = f"{name} {step}/{steps}: {describe(moment)}"
-        if began[0] < step < steps:
-            rest = (now - began[1]) / (step - began[0]) * (steps - step)
-            line = f"{line}, {left(rest)} left"
-        say(line)
+        say(f"{_place(name, moment, steps)}{rest}")
 
     return Display(update, say)
+
+
+def _place(name: str, moment: Moment, steps: int) -> str:
+    return f"{name} {moment.step}/{steps}: {describe(moment)}"
+
+
+def _clock(steps: int) -> Callable[[int], str]:
+    """Returns what estimates the rest of the run at each step, in words."""
+    began: tuple[int, float] | None = None  # without the first steps, which compile
+
+    def left_of(step: int) -> str:
+        nonlocal began
+        now = time.monotonic()
+        began = began or (step, now)
+        if not began[0] < step < steps:
+            return ""
+        return f", {left((now - began[1]) / (step - began[0]) * (steps - step))} left"
+
+    return left_of

@@ -39,7 +39,6 @@ from adaprec_jax.runs.config import (
 )
 from adaprec_jax.runs.config.base import Settings
 
-
 # Models whose every product is one of an activation and a weight.
 _WEIGHTED = (MLP, CNN, ResNet, Recurrent, Siren)
 

@@ -25,6 +25,8 @@ from adaprec_jax.runs.errors import InputError, suggest
 
 _Kind = TypeVar("_Kind")
 
+_DIGEST = "__sha256_at_import__"  # an attribute that modules are given
+
 
 def make(
     kind: type[_Kind], target: str, arguments: Mapping[str, Any], **offered: Any
@@ -242,6 +244,12 @@ def _factory(target: str) -> Any:
         raise
     except Exception as error:
         raise InputError(_import_fault(target, error)) from error
+    now = origin(target)["sha256"]
+    if vars(module).setdefault(_DIGEST, now) != now:
+        raise InputError(
+            f"The file of {target} was changed after it was imported; start Python "
+            "anew, so that what runs is what the run's id stands for."
+        )
     name = target.partition(":")[2]
     if not hasattr(module, name):
         public = [each for each in vars(module) if not each.startswith("_")]
