@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from adaprec_jax.runs import demo, overrides
+from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.load import load
 
+HALVES = (
+    'schedule={"kind": "piecewise", "boundaries": [20], "precisions": ['
+    '{"kind": "shared", "weight": "int4"}, {"kind": "shared", "weight": "int8"}]}'
+)
 SHORT = ["steps=40", "steps_per_dispatch=20", "evaluate_every=40", "model.hidden=[8]"]
 
 
@@ -23,27 +28,36 @@ def short(monkeypatch):
 
 @pytest.mark.slow
 def test_the_demo_prints_a_table_and_what_it_compiled(short, tmp_path, capsys):
-    demo.demo(seeds=2, out=tmp_path, as_json=False)
+    more = {"halves": overrides.apply(load("digits-int8"), [HALVES, *SHORT])}
+    demo.demo(seeds=2, out=tmp_path, more=more, as_json=False)
     said = capsys.readouterr()
     lines = said.out.splitlines()
     arms = ["float32", "8 bit", "5 bit", "3 bit", "CPT", "shuffled CPT"]
     assert max(map(len, lines[:-1])) < 80
-    table = lines[3:10]
-    assert [line[:14].strip() for line in table] == [*arms, "two thresholds"]
+    table = lines[3:11]
+    assert [line[:14].strip() for line in table] == [*arms, "two thresholds", "halves"]
     assert [line.split()[-1] for line in table[:2]] == ["1.0000", "0.0625"]
-    assert any(line.startswith("CPT ") and "3-8 bits" in line for line in lines[10:])
+    assert any(line.startswith("CPT ") and "3-8 bits" in line for line in lines[11:])
     counts = [line for line in lines if "compilation" in line]
     assert counts[0].startswith("1 compilation, 12 runs, 0 to ")
     assert counts[1].startswith("1 compilation, 2 runs, ")
     assert "12 runs 40/40" in said.err
     found = json.loads((tmp_path / "demo.json").read_text())
-    assert list(found["arms"]) == [*arms, "two thresholds"]
+    assert list(found["arms"]) == [*arms, "two thresholds", "halves"]
+    assert found["arms"]["halves"]["changes"] == [1, 1]
     # Ten changes in each cycle of 20 steps, less the one before the first step.
     changes = found["arms"]["CPT"]["changes"]
     assert changes[0] == changes[1] == 11
     assert found["arms"]["CPT"]["cost"] == pytest.approx(
         found["arms"]["shuffled CPT"]["cost"]
     )
+
+
+def test_an_arm_needs_a_name_of_its_own(tmp_path):
+    for name in ("CPT", ""):
+        more = {name: load("digits-int8")}
+        with pytest.raises(InputError, match=f"name of its own, got '{name}'"):
+            demo.demo(seeds=2, out=tmp_path, more=more, as_json=False)
 
 
 def test_the_arms_differ_in_nothing_but_their_schedules():

@@ -56,14 +56,27 @@ app.add_typer(new, name="new")
 def demo(
     *,
     seeds: Annotated[int, typer.Option(min=2, help="Runs per arm.")] = 10,
+    arms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--arm",
+            metavar="NAME=SCHEDULE",
+            help="Train another schedule, as --set schedule=... has it; repeatable.",
+        ),
+    ] = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Train the digits under several precision schedules, in about a minute."""
+    more = {}
+    for arm in arms or ():
+        name, _, schedule = arm.partition("=")
+        more[name] = overrides.apply(load("digits-int8"), [f"schedule={schedule}"])
+        imports.check(more[name])
     store.check_writable(out)
     from adaprec_jax.runs.demo import demo as train
 
-    train(seeds=seeds, out=out, as_json=as_json)
+    train(seeds=seeds, out=out, more=more, as_json=as_json)
 
 
 @app.command()
@@ -153,9 +166,9 @@ def new_schedule(
     for path in written:
         typer.echo(str(path))
     typer.echo(
-        f"Test it with `pytest {written[1]}`; name it in a config as "
-        f'{{"kind": "import", "target": "{name}:{name}", '
-        '"arguments": {"low": 4, "high": 8}}.'
+        f"Test it with `pytest {written[1]}`, and see it beside others with\n"
+        f"""  adaprec demo --arm '{name}={{"kind": "import", """
+        f""""target": "{name}:{name}", "arguments": {{"low": 4, "high": 8}}}}'"""
     )
 
 

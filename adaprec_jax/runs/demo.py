@@ -20,7 +20,7 @@ from adaprec_jax.report.chart import bit_range
 from adaprec_jax.report.progress import Moment, display
 from adaprec_jax.runs.build import Built, build, make_schedule
 from adaprec_jax.runs.config import Experiment, ShuffledCPT
-from adaprec_jax.runs.errors import writing
+from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.rows import bits_of
 from adaprec_jax.tasks import order
@@ -42,15 +42,25 @@ from adaprec_jax.train import (
 _BASELINE = "float32"
 
 
-def demo(*, seeds: int, out: Path, as_json: bool) -> None:
+def demo(
+    *, seeds: int, out: Path, more: Mapping[str, Experiment], as_json: bool
+) -> None:
     """Trains, prints a table, and writes it as JSON into the folder `out`.
 
     Args:
         seeds: Runs per arm.
         out: The folder.
+        more: Arms beside those of the demo, each compiled on its own.
         as_json: Whether JSON is printed in place of the table.
     """
-    packs = [train_pack(arms, seeds) for arms in (tabulated(), controlled())]
+    own = ({name: experiment} for name, experiment in more.items())
+    given = {**tabulated(), **controlled()}
+    if taken := sorted(given.keys() & more.keys() | ({""} & more.keys())):
+        raise InputError(
+            f"An arm needs a name of its own, got {taken[0]!r}; the demo has "
+            f"{', '.join(given)}."
+        )
+    packs = [train_pack(arms, seeds) for arms in (tabulated(), controlled(), *own)]
     found = json.dumps(arms_as_json(packs, _BASELINE), indent=2)
     path = out / "demo.json"
     with writing(path):
