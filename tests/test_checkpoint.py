@@ -157,6 +157,21 @@ def test_a_full_disk_is_one_clear_error_and_loses_nothing(tmp_path):
     assert restore(tmp_path, SMALL).step == 1
 
 
+def test_a_disk_that_is_nearly_full_is_not_written_to(tmp_path, monkeypatch, capfd):
+    saved(tmp_path, 1)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    def save_without_space():
+        with saving(tmp_path, 1) as save:
+            save(2, SMALL)
+
+    with pytest.raises(CheckpointError, match=r"step 2 .*1,000 bytes are free"):
+        save_without_space()
+    assert capfd.readouterr().err == ""
+    assert restore(tmp_path, SMALL).step == 1
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
     (tmp_path / "file").touch()
     with (

@@ -11,7 +11,9 @@ a process may be killed, and the folder holds whole checkpoints only.
 """
 
 import contextlib
+import errno
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +24,8 @@ from jaxtyping import PyTree
 
 from adaprec_jax.train import guard
 from adaprec_jax.train.guard import Arrays, CheckpointError, Leaf
+
+_OVERHEAD = 4096  # bytes on disk for an array beside its numbers, at most
 
 
 class Restored(NamedTuple):
@@ -136,6 +140,7 @@ def _write(
     # Orbax has no place for arrays without elements.
     stored = {name: array for name, array in arrays.items() if array.size}
     with _explained(f"Cannot write the checkpoint of step {step} to {directory}"):
+        _check_space(directory, stored)
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -144,6 +149,14 @@ def _write(
             ),
             force=True,
         )
+
+
+def _check_space(directory: Path, arrays: Arrays) -> None:
+    """Refuses a disk that is too full, before each thread of orbax says so itself."""
+    needed = sum(array.nbytes + _OVERHEAD for array in arrays.values())
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{free:,} bytes are free, {needed:,} needed")
 
 
 def _read(manager: Any, step: int, wanted: dict[str, Leaf]) -> Arrays:
