@@ -1,7 +1,9 @@
+import importlib.metadata
 import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
 
 import adaprec_jax
 
@@ -63,3 +65,15 @@ def test_numbers_known_before_a_run_are_computed_without_jax():
     )
     # 3, 3, 3, 4, 5, 6, 6, 7, 8, 8: mean of b^2 + 16 b is 317 / 10 + 16 * 53 / 10.
     assert run(program) == f"{round((31.7 + 84.8) / 3072, 4)} False"
+
+
+def test_any_jax_from_the_floor_on_may_stay_where_it_is_installed():
+    needed = [
+        Requirement(text)
+        for text in importlib.metadata.requires("adaprec-jax") or ()
+        if "extra ==" not in text
+    ]
+    assert "jaxlib" not in {each.name for each in needed}
+    [jax] = [each for each in needed if each.name == "jax"]
+    assert not jax.extras  # an extra would choose an accelerator
+    assert [each.operator for each in jax.specifier] == [">="]
