@@ -19,11 +19,12 @@ methods that NumPy's and JAX's arrays share.
 import contextlib
 import difflib
 import functools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 from adaprec_jax.display import html_table, power_of_two, value_range
 
@@ -35,6 +36,10 @@ _ENCODINGS = {"ieee": INFINITY, "fn": NAN, "fnuz": NAN, "finite": SATURATE}
 
 WIDEST_INTEGER = 24  # whose magnitudes float32's significand holds
 _WIDEST_NAMED_INTEGER = 16
+_HEAD = (
+    "format", "bits", "range", "smallest normal", "smallest", "spacing at 1",
+    "overflow",
+)  # fmt: skip
 _SHOWN = 20  # lines of a table in a notebook
 _OVERFLOW_NAMES = ("saturates", "infinity", "NaN")
 
@@ -360,38 +365,32 @@ def _as_html(fmt: Format) -> str | None:
     leaves = [leaf for leaf in map(_concrete, fmt) if leaf is not None]
     if len(leaves) < len(fmt) or any(leaf.dtype.kind not in "biuf" for leaf in leaves):
         return None
-    axes = np.broadcast_shapes(*(leaf.shape for leaf in leaves))
-    columns = [np.broadcast_to(leaf, axes).ravel().astype(float) for leaf in leaves]
-    several, times = np.unique(np.stack(columns, -1), axis=0, return_counts=True)
-    if not _are_formats(several):
+    arrays = np.broadcast_arrays(*leaves)
+    axes = arrays[0].shape
+    fields = zip(*(array.ravel() for array in arrays), strict=True)
+    counted = Counter(Format(*each) for each in fields)
+    if not all(map(_is_format, counted)):
         return None
-    lines = [_line(fields) for fields in several[:_SHOWN]]
-    head = ["format", "bits", "range", "smallest normal", "smallest", "spacing at 1"]
-    head.append("overflow")
+    lines = [(*_line(fmt), times) for fmt, times in counted.most_common(_SHOWN)]
     if not axes:
-        return html_table(head, lines)
-    counted = [(*line, int(n)) for line, n in zip(lines, times, strict=False)]
-    left_out = f", {len(lines)} of {len(several)}" * (len(several) > _SHOWN)
+        return html_table(_HEAD, [line[:-1] for line in lines])
+    left_out = f", {len(lines)} of {len(counted)}" * (len(counted) > _SHOWN)
     caption = f"formats over axes {axes}{left_out}"
-    return html_table([*head, "times"], counted, caption=caption)
+    return html_table((*_HEAD, "times"), lines, caption=caption)
 
 
-def _are_formats(fields: Float[np.ndarray, "formats fields"]) -> bool:
-    """Returns whether each row of fields can be that of a format."""
-    mantissa_bits, min_exponent, _, _, overflow, _, _ = fields.T
+def _is_format(fmt: Format) -> bool:
+    """Returns whether the fields can be those of a format."""
     return bool(
-        np.isfinite(fields).all()
-        and ((mantissa_bits >= 0) & (mantissa_bits <= 23)).all()
-        and (abs(min_exponent) <= 127).all()
-        and np.isin(overflow, (SATURATE, INFINITY, NAN)).all()
+        np.isfinite([float(field) for field in fmt]).all()
+        and 0 <= fmt.mantissa_bits <= 23
+        and abs(fmt.min_exponent) <= 127
+        and fmt.overflow in (SATURATE, INFINITY, NAN)
     )
 
 
-def _line(fields: Float[np.ndarray, " fields"]) -> tuple[str | int, ...]:
+def _line(fmt: Format) -> tuple[str | int, ...]:
     """Returns what the table shows of one format."""
-    like = get("float32")
-    cast = (field.dtype.type(v) for v, field in zip(fields, like, strict=True))
-    fmt = Format(*cast)
     row = _row(describe(fmt), fmt)
     powers = (row.smallest_normal, row.smallest_positive, row.spacing_at_one)
     between = value_range(row.min_value, row.max_value)

@@ -270,15 +270,15 @@ def _round_scaled(
 
 def _rounder(rounding: str, quantizer: Quantizer | None) -> Quantizer:
     """Returns what rounds; float32 stays the identity, whatever a quantiser does."""
-
-    def by_mode(x: Array, fmt: Format, key: ArrayLike | None) -> Array:
-        return quantize(x, fmt, rounding=rounding, overflow="format", key=key)
-
-    def by_quantizer(x: Array, fmt: Format, key: ArrayLike | None) -> Array:
-        own = (quantizer or by_mode)(x, fmt, key)
-        return jnp.where(fmt.max_value == _LARGEST_FLOAT32, x, own)
-
-    return by_quantizer if quantizer else by_mode
+    if quantizer is None:
+        return lambda x, fmt, key: quantize(
+            x, fmt, rounding=rounding, overflow="format", key=key
+        )
+    if rounding != "nearest_even":
+        raise ValueError(f"rounding ({rounding}) has no effect beside a quantizer.")
+    return lambda x, fmt, key: jnp.where(
+        fmt.max_value == _LARGEST_FLOAT32, x, quantizer(x, fmt, key)
+    )
 
 
 def _multiplier(

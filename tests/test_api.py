@@ -180,7 +180,8 @@ def test_a_run_that_was_killed_is_read_as_far_as_it_got(tmp_path: Path):
 
 def test_a_run_without_a_row_has_an_empty_table(tmp_path: Path):
     directory = begun(tmp_path, "")
-    for found in (load(directory), load(directory)):
+    for _ in range(2):
+        found = load(directory)
         assert [*found.metrics] == ["step"]
         assert (found.step, len(found.metrics["step"])) == (0, 0)
         assert found.metrics._repr_html_()

@@ -10,6 +10,7 @@ import pytest
 from adaprec_jax import formats
 from adaprec_jax.cli import main
 from adaprec_jax.runs import environment, identity, overrides, store
+from adaprec_jax.runs.config import CPT
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.store import Outcome
 
@@ -188,10 +189,29 @@ def test_resume_needs_nothing_but_the_run(adaprec, trained):
 
 
 def test_demo_hands_its_options_on(adaprec, trained):
-    assert adaprec("demo", "--seeds", "3", "--json")[0] == 0
+    arm = '{"kind":"cpt","min_bits":4}'
+    assert adaprec("demo", "--seeds", "3", "--arm", f"x={arm}", "--json")[0] == 0
     [(options,)] = trained.calls
     assert options["seeds"] == 3
     assert options["as_json"] is True
+    assert options["more"]["x"].schedule == CPT(min_bits=4)
+
+
+@pytest.mark.parametrize(
+    ("arms", "fault"),
+    [
+        (["x=4"], "schedule should be an object, got 4."),
+        (["x"], "schedule should be an object, got ''."),
+        (['x={"kind":"cpt"}', 'x={"kind":"cpt"}'], "--arm x is given twice."),
+        (['x={"kind":"import","target":"no_such:y"}'], "no source file of the module"),
+    ],
+)
+def test_a_wrong_arm_of_the_demo_is_told_before_training(adaprec, trained, arms, fault):
+    options = [part for arm in arms for part in ("--arm", arm)]
+    code, _, err = adaprec("demo", *options)
+    assert code == 2
+    assert fault in err
+    assert trained.calls == []
 
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "scipy", "sklearn", "ml_dtypes")

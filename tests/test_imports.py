@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from adaprec_jax.runs import imports
+from adaprec_jax.runs.config import Imported
 from adaprec_jax.runs.errors import InputError
 
 PIECES = '''
@@ -31,9 +32,9 @@ def pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_factory_gets_its_arguments_and_what_it_asks_for():
-    made = imports.make(
-        tuple, "somebodys_pieces:make", {"low": 3, "shares": [0.5]}, steps=10, outputs=4
-    )
+    arguments = {"low": 3, "shares": [0.5]}
+    piece = Imported(target="somebodys_pieces:make", arguments=arguments)
+    made = imports.make(tuple, piece, steps=10, outputs=4)
     assert made == (3, 8, 10, (0.5,))
 
 
@@ -67,8 +68,9 @@ def test_the_origin_is_the_file_and_the_distribution(pieces: Path):
     ],
 )
 def test_a_wrong_target_is_one_sentence(target: str, arguments: dict, fault: str):
+    piece = Imported.model_construct(target=target, arguments=arguments)
     with pytest.raises(InputError) as error:
-        imports.make(tuple, target, arguments, steps=10)
+        imports.make(tuple, piece, steps=10)
     [sentence] = error.value.args
     assert fault in sentence
     assert "\n" not in sentence

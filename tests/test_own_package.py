@@ -1,7 +1,6 @@
 """A package of somebody's own, installed: run, repeated over seeds, killed, resumed."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -48,7 +47,7 @@ def undisturbed(environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return only_run(folder)
 
 
-def test_every_piece_took_part(undisturbed: Path):
+def test_what_the_pieces_say_is_in_the_results(undisturbed: Path):
     results = store.outcome(undisturbed).results
     assert results["test/float32/error_rate"] < 0.2
     columns = metrics.read(undisturbed / store.METRICS)
@@ -72,10 +71,7 @@ def test_the_sink_was_shown_what_the_store_holds(undisturbed: Path):
     assert all(shown[key] == pytest.approx(stored[key], rel=1e-7) for key in shown)
 
 
-def test_the_distribution_is_a_part_of_the_id(environment, tmp_path: Path):
-    record = adaprec(
-        tmp_path, environment, "show", f"{PACKAGE / 'circle.py'}", "--json"
-    )
+def test_the_distribution_is_a_part_of_the_id(environment):
     script = (
         "from adaprec_jax.runs import identity, load\n"
         f"own = identity.deciding(load.load({str(PACKAGE / 'circle.py')!r}))\n"
@@ -85,7 +81,6 @@ def test_the_distribution_is_a_part_of_the_id(environment, tmp_path: Path):
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert "'distribution': 'somebodys-pieces', 'version': '2.7'" in done.stdout
-    assert len(json.loads(record)["run_id"]) == 12
 
 
 def test_a_data_set_alone_and_other_seeds(environment, tmp_path: Path):
@@ -93,11 +88,11 @@ def test_a_data_set_alone_and_other_seeds(environment, tmp_path: Path):
     for seed in (1, 2):
         adaprec(tmp_path, environment, "run", path, "--seed", str(seed),
                 "--set", "steps=400")  # fmt: skip
-    accuracies = {
-        store.outcome(run).results["test/float32/accuracy"]
+    losses = {
+        store.outcome(run).results["test/float32/loss"]
         for run in (tmp_path / "runs").iterdir()
     }
-    assert len(accuracies) == 2  # each seed has a split of its own
+    assert len(losses) == 2
 
 
 def test_a_killed_run_goes_on_to_the_same_end(environment, undisturbed, tmp_path: Path):

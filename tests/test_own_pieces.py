@@ -1,5 +1,6 @@
-"""A schedule and a recipe of somebody's own package, named in a config."""
+"""Pieces of somebody's own, named in a config: what they do, and what is wrong."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -56,8 +57,18 @@ def slip():
         return state.tables, state
     return ap.schedules.Schedule(ap.schedules.Scope, update)
 
+def branches():
+    def update(step, stats, scope):
+        bits = 4 if step < 3 else 8
+        entry = ap.plan.integers(bits, 8)
+        return {c.name: ap.plan.fill(c, entry) for c in scope.table.contractions}, scope
+    return ap.schedules.Schedule(ap.schedules.Scope, update)
+
 def nothing():
     return 3
+
+def silent():
+    return lambda table, plan: None
 
 def halved(outputs):
     import flax.linen as nn
@@ -67,18 +78,30 @@ def halved(outputs):
             return nn.Dense(outputs)(x.reshape(7, -1))
     return Halved()
 
+def fickle(outputs):
+    import flax.linen as nn
+    calls = []
+    class Fickle(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            calls.append(x)
+            a, b = (self.param(n, nn.initializers.ones, (16, outputs)) for n in "ab")
+            return x @ (a if len(calls) % 2 else b)
+    return Fickle()
+
 def grown():
     return lambda x, fmt, key: jnp.concatenate([x, x])
 
-def points(dtype="float32", value="0"):
+def points(dtype="float32", value="0", classes=1):
     import numpy as np
     from adaprec_jax.tasks.task import from_arrays
-    return from_arrays(np.full((64, 16), float(value), dtype), np.zeros(64, np.int32))
+    targets = np.arange(64, dtype=np.int32) % classes
+    return from_arrays(np.full((64, 16), float(value), dtype), targets)
 
 def rows():
     return lambda table, plan: jnp.zeros(3)
 
-def deaf(write_fails: bool, fails: bool = False):
+def deaf(fails: bool = False):
     from adaprec_jax.runs.sinks import Sink
     if fails:
         raise OSError("no server")
@@ -178,13 +201,17 @@ def supervised(**arguments: object) -> str:
     ("setting", "fault"),
     [
         (f"schedule={own('slip')}", f"slip, line {line_of('tables')}: AttributeErr"),
+        (f"schedule={own('branches')}", f"branches, line {line_of('bits = 4 if')}: Tr"),
         (f"model={own('nothing')}", "nothing must return a function, got int."),
         (f"model={own('halved', width=3)}", "halved takes no 'width'; known are"),
         (f"model={own('halved')}", f"halved, line {line_of('reshape(7')}: TypeError"),
+        (f"model={own('fickle')}", "own_pieces:fickle multiplies something else each"),
         (f"task={own('nothing')}", "own_pieces:nothing must return a Task, got int."),
         (supervised(dtype="float64"), "is float64; allowed are uint8, int32 and"),
         (supervised(value="inf"), "the data must be finite"),
-        (f'costs=[{own("rows")[:-1]},"name":"rows"}}]', "result is a number, got an"),
+        (f'costs=[{own("rows")[:-1]},"name":"rows"}}]', "result is a number, got Sh"),
+        (supervised(classes=7), "outputs is 4, but the classes are 0 to 6."),
+        (f'costs=[{own("silent")[:-1]},"name":"s"}}]', "result is a number, got None"),
         (f'costs=[{own("nothing")[:-1]},"name":"n"}}]', "must return a function, got"),
         (f"scaling.weight.quantizer={own('nothing')}", "must return a function, got"),
         (f"scaling.weight.quantizer={own('grown')}", "own_pieces:grown: ValueError"),
@@ -197,17 +224,17 @@ def test_a_wrong_piece_of_any_kind_is_one_sentence(setting: str, fault: str):
 
 
 def test_a_sink_that_fails_is_told_of_and_stops_nothing(tmp_path: Path, capsys):
-    with_sink = with_settings(f"sinks=[{own('deaf', write_fails=True)}]")
+    with_sink = with_settings(f"sinks=[{own('deaf')}]")
     outcome = running.run(with_sink, out=tmp_path)
     assert outcome.state == "done"
     said = capsys.readouterr().err
-    assert said.count("sinks.0 (own_pieces:deaf) is left out from here on") == 1
+    assert said.count("sinks.0 is left out from here on: own_pieces:deaf, line") == 1
     assert "OSError: the line is dead" in said
     assert identity.run_id(with_sink) == identity.run_id(with_settings())
 
 
 def test_a_sink_that_cannot_be_made_is_one_sentence(tmp_path: Path):
-    setting = f"sinks=[{own('deaf', write_fails=True, fails=True)}]"
+    setting = f"sinks=[{own('deaf', fails=True)}]"
     with pytest.raises(InputError, match=r"own_pieces:deaf, line \d+: OSError: no s"):
         running.run(with_settings(setting), out=tmp_path)
 
@@ -226,8 +253,9 @@ def test_a_quantizer_rounds_all_but_float32():
 
 def test_a_file_that_changed_after_its_import_is_refused(package: Path):
     own = experiment("by_gradient_norm", '{"low":4,"high":7}')
+    importlib.import_module("own_pieces")
     build(own)
-    package.write_text(package.read_text().replace("0.9", "0.8"))
+    package.write_text(package.read_text().replace("bits = 4 if", "bits = 5 if"))
     with pytest.raises(InputError, match="changed after it was imported; start Python"):
         build(own)
 
@@ -239,6 +267,15 @@ def test_arguments_are_checked_before_the_module_is_imported(package: Path):
     with pytest.raises(InputError, match="takes no 'lo'; did you mean 'low'"):
         imports.check(experiment("by_gradient_norm", '{"lo":1,"low":1,"high":2}'))
     imports.check(experiment("by_gradient_norm", '{"low":4,"high":7}'))
+
+
+def test_the_rule_of_somebodys_own_schedule_is_not_blamed_for_a_pattern():
+    inner = own("by_gradient_norm", low=4, high=7)
+    rules = f'[{{"pattern":"nope","schedule":{inner}}}]'
+    default = '{"kind":"float32"}'
+    layers = f'schedule={{"kind":"per_layer","rules":{rules},"default":{default}}}'
+    with pytest.raises(InputError, match=r"^The rule 'nope' matches none"):
+        build(with_settings(layers))
 
 
 def test_other_data_than_the_run_began_with_is_refused(package: Path, tmp_path: Path):

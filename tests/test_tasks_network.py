@@ -12,6 +12,7 @@ from adaprec_jax.tasks.task import (
     Batch,
     Data,
     Split,
+    from_arrays,
     from_linen,
     from_nnx,
     gather_rows,
@@ -24,6 +25,19 @@ DATA = Data(
     Batch(INPUTS, TARGETS), lambda seed: Split(*[np.arange(8, dtype=np.int32)] * 3),
     gather_rows, "made up",
 )  # fmt: skip
+
+
+def test_examples_are_split_anew_by_each_seed_and_named_by_their_bytes():
+    data = from_arrays(INPUTS, TARGETS)
+    splits = [data.split(seed) for seed in (0, 1)]
+    assert [len(rows) for rows in splits[0]] == [12, 4, 4]
+    for split in splits:
+        assert sorted(np.concatenate(split).tolist()) == list(range(20))
+    assert splits[0].test.tolist() != splits[1].test.tolist()
+    assert from_arrays(INPUTS, TARGETS).fingerprint == data.fingerprint
+    assert from_arrays(INPUTS, TARGETS + 1).fingerprint != data.fingerprint
+    with pytest.raises(ValueError, match="as many inputs as targets, at least 5"):
+        from_arrays(INPUTS[:4], TARGETS[:4])
 
 
 class LinenNormal(nn.Module):

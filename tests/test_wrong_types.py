@@ -11,6 +11,7 @@ import json
 import jax.numpy as jnp, numpy as np
 from adaprec_jax import Options, SharedPrecision, formats, stats, with_precision
 from adaprec_jax.scaling import current
+from adaprec_jax.tasks.objectives import regression
 f32 = formats.get("float32")
 product = lambda p, x: x @ p["w"]
 args = {"w": jnp.eye(2)}, jnp.eye(2)
@@ -34,6 +35,7 @@ cases = {
     "width list": lambda: formats.integer([4, 5]),
     "width floats": lambda: formats.integer(np.array([4.5])),
     "name None": lambda: formats.get(None),
+    "shapes": lambda: regression().scores(jnp.zeros((8, 1)), jnp.zeros(8)),
     "sums": lambda: stats.sqnr_db({"weight": None}),
 }
 said = {}
@@ -52,6 +54,7 @@ EXPECTED = {
     "compute_dtype": "TypeError: Options.compute_dtype must be a Compute, such as",
     "width": "TypeError: word_bits must be an integer or an array of them, got",
     "name": "ValueError: Unknown format None; the nearest names are",
+    "shapes": "ValueError: The model's outputs (8, 1) must have the shape of the targ",
     "sums": "TypeError: sqnr_db takes the sums of one tensor, such as stats.tensors[",
 }
 

@@ -11,14 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adaprec_jax.cli.commands import app
 from adaprec_jax.runs.errors import InputError
 
 
 def main() -> None:
     """Runs the command that the arguments of the process ask for."""
-    sys.path.append(str(Path.cwd()))  # For import targets; last, to shadow nothing.
     before = signal.signal(signal.SIGINT, _leave)
+    sys.path.append(str(Path.cwd()))  # For import targets; last, to shadow nothing.
+    from adaprec_jax.cli.commands import app  # Half a second, in which Ctrl-C counts.
+
     try:
         app(prog_name="adaprec")
     except InputError as error:
@@ -38,6 +39,6 @@ def _leave(number: int, frame: Any) -> None:
     An exception would be lost where a library catches all, as some do on import.
     """
     del number, frame
-    sys.stderr.write("adaprec: stopped; what is on disk is kept.\n")
-    sys.stderr.flush()
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{show_cursor}adaprec: stopped; what is on disk is kept.\n".encode())
     os._exit(130)

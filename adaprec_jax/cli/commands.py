@@ -71,6 +71,8 @@ def demo(
     more = {}
     for arm in arms or ():
         name, _, schedule = arm.partition("=")
+        if name in more:
+            raise InputError(f"--arm {name} is given twice.")
         more[name] = overrides.apply(load("digits-int8"), [f"schedule={schedule}"])
         imports.check(more[name])
     store.check_writable(out)
@@ -131,10 +133,10 @@ def show(
     """Print every setting with where it came from, the run's id and its cost."""
     given, assignments = load(config), _assignments(settings, seed)
     experiment = overrides.apply(given, assignments)
+    imports.check(experiment)
     if contractions:
         _show_contractions(experiment, as_json=as_json)
         return
-    imports.check(experiment)
     run_id, cost = identity.run_id(experiment), expected.mean_cost(experiment)
     sources = overrides.sources(given, experiment, assignments)
     tree = experiment.model_dump(mode="json")

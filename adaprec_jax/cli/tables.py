@@ -106,6 +106,7 @@ def _print(*parts: Table | str) -> None:
     for part in parts:
         # Text as it is: a path must not be broken, nor read as markup. A number is
         # never cut: a table that does not fit is wider than the terminal.
-        needed = Console(width=_UNLIMITED).measure(part).minimum
-        console.width = max(console.width, needed if isinstance(part, Table) else 0)
+        if isinstance(part, Table):
+            needed = Console(width=_UNLIMITED).measure(part).minimum
+            console.width = max(console.width, needed)
         console.print(part, markup=False, soft_wrap=isinstance(part, str))

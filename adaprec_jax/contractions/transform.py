@@ -53,7 +53,7 @@ class Options(NamedTuple):
             same numbers, but pays for rounding; the table lists what is left.
     """
 
-    recipes: RecipesFor = Recipes(*[current()] * 3)
+    recipes: RecipesFor = Recipes(current(), current(), current())
     compute_dtype: Compute | None = None
     open_custom: bool = False
     axis_names: tuple[str, ...] = ()

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from pydantic import BaseModel
 
 from adaprec_jax.display import html_table, text_table
@@ -141,4 +140,4 @@ def _plain(value: Any) -> Any:
     """Returns JSON values in the place of what `json` does not know."""
     if isinstance(value, BaseModel):
         return overrides.written(value)
-    return value.tolist() if isinstance(value, np.generic) else str(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,7 +1,7 @@
-"""The one place that turns the names in a config into functions.
+"""Turns the names in a config into functions; those of task and model in `build_task`.
 
-A new schedule, optimizer or recipe is a line here, a task or model in `build_task`.
-Settings have the names of the arguments that they become.
+A new schedule, optimizer or recipe is a line here. Settings have the names of the
+arguments that they become.
 """
 
 import contextlib
@@ -89,17 +89,18 @@ def _try_out(experiment: Experiment, program: Program) -> None:
         InputError: A schedule's plan does not fit, or a piece of one's own fails.
     """
     own = imports.targets(experiment.schedule)
-    with as_input_error(), imports.blamed(*own, always=True):
-        plan = first_plan(program)
+    alone = isinstance(experiment.schedule, config.ImportedSchedule)
+    with as_input_error(), imports.blamed(*own, always=alone):
+        plan = jax.jit(functools.partial(first_plan, program))()
         plans.check(plan, program.table)
     for cost in experiment.costs:
         with imports.blamed(cost.target, always=True):
             counted = functools.partial(program.costs[cost.name], program.table)
             found = jax.eval_shape(counted, plan)
-        if jnp.shape(found):
+        if getattr(found, "shape", None) != ():
             raise InputError(
                 f"{cost.target} must return a function of table and plan whose result "
-                f"is a number, got an array of shape {jnp.shape(found)}."
+                f"is a number, got {found}."
             )
 
 
@@ -138,10 +139,7 @@ def make_program(experiment: Experiment, task: Task) -> Program:
             nonfinite_steps=experiment.stop.nonfinite_steps,
             loss_above=experiment.stop.loss_above or math.inf,
         ),
-        costs={
-            each.name: imports.make_function(each.target, each.arguments)
-            for each in experiment.costs
-        },
+        costs={each.name: imports.make_function(each) for each in experiment.costs},
     )
 
 
@@ -168,7 +166,15 @@ def make_table(experiment: Experiment, task: Task) -> Table:
         params, model_state = jax.eval_shape(
             functools.partial(_variables, experiment, task), key
         )
-        return contraction_table(task.loss, params, model_state, batch, key)
+        table = contraction_table(task.loss, params, model_state, batch, key)
+        # Another function to JAX, which would not call the same one again.
+        anew = functools.partial(task.loss)
+        if own and table != contraction_table(anew, params, model_state, batch, key):
+            raise InputError(
+                f"{' with '.join(own)} multiplies something else each time it is "
+                "called; a model must always have the same contractions."
+            )
+    return table
 
 
 def make_schedule(settings: config.Schedule, steps: int) -> Schedule:
@@ -187,8 +193,8 @@ def make_schedule(settings: config.Schedule, steps: int) -> Schedule:
         case config.TwoThreshold(signal=signal):
             fields["signal"] = getattr(stats, signal)
             return schedules.two_threshold(**fields)
-        case config.ImportedSchedule(target=target, arguments=arguments):
-            return imports.make(Schedule, target, arguments, steps=steps)
+        case config.ImportedSchedule():
+            return imports.make(Schedule, settings, steps=steps)
         case config.PerLayer(rules=rules, default=default):
             by_pattern = {
                 rule.pattern: make_schedule(rule.schedule, steps) for rule in rules
@@ -289,7 +295,7 @@ def make_recipes(settings: config.Scaling) -> Recipes:
 
     def recipe(settings: config.Recipe) -> Recipe:
         if isinstance(settings, config.Imported):
-            return imports.make(Recipe, settings.target, settings.arguments)
+            return imports.make(Recipe, settings)
         make = {
             "none": scaling.none,
             "current": scaling.current,
@@ -297,17 +303,17 @@ def make_recipes(settings: config.Scaling) -> Recipes:
         }[settings.kind]
         fields = settings.model_dump(exclude={"kind", "quantizer"})
         if own := settings.quantizer:
-            fields["quantizer"] = imports.make_function(own.target, own.arguments)
+            fields["quantizer"] = imports.make_function(own)
         return make(**fields)
 
     recipes = Recipes(*(recipe(getattr(settings, role)) for role in Recipes._fields))
     for role, made in recipes._asdict().items():
-        if own := imports.targets(getattr(settings, role)):
-            _try_rounding(made, *own)
+        for target in imports.targets(getattr(settings, role)):
+            _try_rounding(made, target)
     return recipes
 
 
-def _try_rounding(recipe: Recipe, *own: str) -> None:
+def _try_rounding(recipe: Recipe, target: str) -> None:
     """Rounds the shape of a small matrix, so that what does not fit is told of.
 
     Raises:
@@ -317,14 +323,14 @@ def _try_rounding(recipe: Recipe, *own: str) -> None:
     fmt = jax.tree.map(jnp.asarray, formats.integer(8))
     key = jax.eval_shape(lambda: jax.random.key(0))
     call = functools.partial(recipe.round, axes=(0, 1))
-    with imports.blamed(*own, always=True):
+    with imports.blamed(target, always=True):
         found = jax.eval_shape(
             lambda x, key: call(x, fmt, recipe.init(()), key=key), x, key
         )
     shapes = [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(found)]
     if shapes != [((4, 3), "float32"), ((1, 1), "float32")]:
         raise InputError(
-            f"{' with '.join(own)}: rounding a float32 tensor (4, 3) must give one of "
+            f"{target}: rounding a float32 tensor (4, 3) must give one of "
             f"that shape and dtype, and a scale (1, 1), got {shapes}."
         )
 

@@ -1,8 +1,8 @@
 """From the settings of task and model to the task that is trained.
 
-A new task or model is a case in the functions below (`load_data`, `blank_data`,
-`make_task`, `make_model`), settings in `config.tasks`, and its data's name in
-`identity.fingerprint`. One's own needs none of that: an import target.
+A new task or model is a case in the functions below, settings in `config.tasks`, and a
+line in the tables of what fits together (`config.experiment`, `expected`); a task also
+names its data in `identity`. One's own needs none of that: an import target.
 """
 
 import functools
@@ -47,7 +47,7 @@ def make_task(experiment: Experiment, data: Data | None = None) -> Task:
 
     Args:
         experiment: All settings.
-        data: In place of the task's own.
+        data: In place of the task's own; a task of one's own takes none.
 
     Raises:
         InputError: A piece of one's own cannot be made.
@@ -57,8 +57,7 @@ def make_task(experiment: Experiment, data: Data | None = None) -> Task:
     """
     settings, model = experiment.task, make_model(experiment)
     if isinstance(settings, config.ImportedTask):
-        made = imports.make(Task, settings.target, settings.arguments, model=model)
-        return made if data is None else made._replace(data=data)
+        return imports.make(Task, settings, model=model)
     if data is None:
         data = load_data(settings)
     match settings:
@@ -75,17 +74,12 @@ def make_task(experiment: Experiment, data: Data | None = None) -> Task:
             return function.task(data, model)
         case config.Teacher():
             return teacher.task(data, model)
-        case config.Supervised(target=target):
-            objective = {
-                "classification": objectives.classification,
-                "regression": objectives.regression,
-            }[target]
-            asked = network.of(model)
-            return from_network("supervised", data, asked, objective(), widen)
+        case config.Supervised():
+            return _supervised(settings, data, model)
 
 
 def load_data(task: config.Task) -> Data:
-    """Returns the data of a task; one of one's own has none but with its model.
+    """Returns the data of a task; not for one of one's own, which brings its data.
 
     Raises:
         DataError: It is missing, damaged, or other data.
@@ -106,7 +100,7 @@ def load_data(task: config.Task) -> Data:
         case config.Teacher(target=target):
             return teacher.load(target, **task.model_dump(exclude={"kind", "target"}))
         case config.Supervised(data=own):
-            return imports.make(Data, own.target, own.arguments)
+            return imports.make(Data, own)
     raise TypeError(f"{task.kind} has no data of its own.")
 
 
@@ -144,10 +138,10 @@ def blank_data(task: config.Task) -> Data | None:
 def make_model(experiment: Experiment) -> Model:
     """Returns the model, with as many outputs as its task has."""
     task, fields = experiment.task, experiment.model.model_dump(exclude={"kind"})
-    outputs = getattr(task, "outputs", 10)
+    outputs = task.outputs
     match experiment.model:
-        case config.ImportedModel(target=target, arguments=arguments):
-            return imports.make_function(target, arguments, outputs=outputs)
+        case config.ImportedModel():
+            return imports.make_function(experiment.model, outputs=outputs)
         case config.Transformer():
             context = task.context if isinstance(task, config.Shakespeare) else 128
             return models.Transformer(**fields, context=context)
@@ -171,3 +165,18 @@ def make_model(experiment: Experiment) -> Model:
         "experts": models.Experts,
     }
     return modules[experiment.model.kind](**fields, outputs=outputs)
+
+
+def _supervised(settings: config.Supervised, data: Data, model: Model) -> Task:
+    """Returns the task of classifying or fitting data of one's own."""
+    if settings.target == "regression":
+        objective = objectives.regression()
+    else:
+        objective = objectives.classification()
+        lowest, highest = data.arrays.targets.min(), data.arrays.targets.max()
+        if lowest < 0 or highest >= settings.outputs:  # their loss would be NaN
+            raise ValueError(
+                f"task.outputs is {settings.outputs}, but the classes are {lowest} to "
+                f"{highest}."
+            )
+    return from_network("supervised", data, network.of(model), objective, widen)

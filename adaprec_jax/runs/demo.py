@@ -53,14 +53,15 @@ def demo(
         more: Arms beside those of the demo, each compiled on its own.
         as_json: Whether JSON is printed in place of the table.
     """
-    own = ({name: experiment} for name, experiment in more.items())
     given = {**tabulated(), **controlled()}
-    if taken := sorted(given.keys() & more.keys() | ({""} & more.keys())):
+    if taken := [name for name in more if not name or name in given]:
         raise InputError(
             f"An arm needs a name of its own, got {taken[0]!r}; the demo has "
             f"{', '.join(given)}."
         )
-    packs = [train_pack(arms, seeds) for arms in (tabulated(), controlled(), *own)]
+    # First, because they may be wrong.
+    own = [train_pack({name: arm}, seeds) for name, arm in more.items()]
+    packs = [train_pack(arms, seeds) for arms in (tabulated(), controlled())] + own
     found = json.dumps(arms_as_json(packs, _BASELINE), indent=2)
     path = out / "demo.json"
     with writing(path):

@@ -26,6 +26,7 @@ from adaprec_jax.runs.config import (
     Float32,
     Formats,
     ImportedSchedule,
+    ImportedTask,
     LateSwitch,
     Piecewise,
     Recurrent,
@@ -94,10 +95,13 @@ def mean_cost(experiment: Experiment) -> float | None:
     if isinstance(schedule, CPT | ShuffledCPT):
         bounds = schedule.model_dump(include={"min_bits", "max_bits", "cycles"})
         return bitops_ratio(cpt_bits(**bounds, steps=steps), schedule.gradient_bits)
-    costs = {start: _cost(e) for start, e in pieces(schedule, steps).items()}
+    entries = pieces(schedule, steps)
+    costs = {start: _cost(e) for start, e in entries.items()}
     # What is a weight and what an activation counts where both have other bits.
-    even = all(map(_is_even, pieces(schedule, steps).values()))
-    if not costs or not (even or isinstance(experiment.model, _WEIGHTED)):
+    weighted = isinstance(experiment.model, _WEIGHTED) and not isinstance(
+        experiment.task, ImportedTask
+    )
+    if not costs or not (weighted or all(map(_is_even, entries.values()))):
         return None
     ends = (*costs, steps)[1:]
     total = sum(

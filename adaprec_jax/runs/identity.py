@@ -11,6 +11,7 @@ from adaprec_jax.runs.config import (
     Experiment,
     FashionMNIST,
     Function,
+    Imported,
     ImportedTask,
     Shakespeare,
     Supervised,
@@ -43,8 +44,7 @@ def deciding(experiment: Experiment) -> dict[str, Any]:
         exclude={"name": True, "tags": True, "sinks": True, "task": {"folder": True}},
     )
     own = experiment.model_copy(update={"sinks": ()})
-    targets = sorted({*imports.targets(own)})
-    origins = {target: imports.origin(target) for target in targets}
+    origins = {target: imports.origin(target) for target in imports.targets(own)}
     return tree | ({"imports": origins} if origins else {})
 
 
@@ -74,7 +74,5 @@ def fingerprint(task: Task) -> str:
             return f"function-franke-{size}"
         case Teacher():
             return f"teacher-{task.target}-{task.size}-{task.features}-{task.outputs}"
-        case Supervised(data=data):
-            return f"of {data.target}"
-        case ImportedTask(target=target):
+        case Supervised(data=Imported(target=target)) | ImportedTask(target=target):
             return f"of {target}"

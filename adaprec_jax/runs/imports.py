@@ -16,6 +16,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
@@ -25,18 +26,13 @@ from adaprec_jax.runs.errors import InputError, suggest
 
 _Kind = TypeVar("_Kind")
 
-_DIGEST = "__sha256_at_import__"  # an attribute that modules are given
 
-
-def make(
-    kind: type[_Kind], target: str, arguments: Mapping[str, Any], **offered: Any
-) -> _Kind:
+def make(kind: type[_Kind], piece: Imported, **offered: Any) -> _Kind:
     """Returns what the factory makes.
 
     Args:
         kind: What it must make.
-        target: `package.module:factory`.
-        arguments: From the config.
+        piece: Target and arguments, from the config.
         **offered: Values that the factory may ask for by name.
 
     Raises:
@@ -44,9 +40,11 @@ def make(
             fit its signature, or it makes something else: one sentence per fault.
 
     >>> from fractions import Fraction
-    >>> make(Fraction, "fractions:Fraction", {"numerator": 3, "denominator": 6})
+    >>> half = {"numerator": 3, "denominator": 6}
+    >>> make(Fraction, Imported(target="fractions:Fraction", arguments=half))
     Fraction(1, 2)
     """
+    target, arguments = piece.target, piece.arguments
     factory = _factory(target)
     known = _parameters(target, factory)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
@@ -73,19 +71,19 @@ def make(
     return made
 
 
-def make_function(
-    target: str, arguments: Mapping[str, Any], **offered: Any
-) -> Callable[..., Any]:
+def make_function(piece: Imported, **offered: Any) -> Callable[..., Any]:
     """Returns the function that the factory makes; as `make`."""
-    made = make(object, target, arguments, **offered)
+    made = make(object, piece, **offered)
     if not callable(made):
-        raise InputError(f"{target} must return a function, got {type(made).__name__}.")
+        raise InputError(
+            f"{piece.target} must return a function, got {type(made).__name__}."
+        )
     return made
 
 
 @contextlib.contextmanager
 def blamed(*targets: str, always: bool = False) -> Iterator[None]:
-    """Says of an error inside a piece where in its file it was raised.
+    """Says of an error inside a piece in which line it was raised.
 
     Args:
         *targets: Whose files may be to blame.
@@ -94,24 +92,26 @@ def blamed(*targets: str, always: bool = False) -> Iterator[None]:
     Raises:
         InputError: The block failed while code of a target's file was running.
     """
+    files: dict[str, str] = {}
+    for target in targets:
+        path = str(_source(target))
+        files[path] = path if path in files else target  # of several, the file alone
     try:
         yield
     except InputError:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        guilty = targets if always and len(targets) == 1 else ()
-        line = ""
-        for frame in frames:
-            for target in targets:
-                if frame.filename == str(_source(_module_name(target))):
-                    guilty, line = (target,), f", line {frame.lineno}"
-        if not guilty:
+        lines = [
+            f"{files[frame.filename]}, line {frame.lineno}"
+            for frame in frames
+            if frame.filename in files
+        ]
+        if not lines and not (always and len(targets) == 1):
             raise
+        where = lines[-1] if lines else targets[0]
         reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-        raise InputError(
-            f"{guilty[0]}{line}: {type(error).__name__}: {reason}."
-        ) from error
+        raise InputError(f"{where}: {type(error).__name__}: {reason}.") from error
 
 
 def pieces(settings: Any) -> Iterator[Imported]:
@@ -137,46 +137,11 @@ def check(experiment: BaseModel) -> None:
     its module) is left to `make`.
 
     Raises:
-        InputError: A file cannot be parsed, or its function takes other arguments.
+        InputError: There is no such file, it cannot be parsed, or its function takes
+            other arguments.
     """
     for piece in pieces(experiment):
         _check(piece.target, piece.arguments, piece.offers)
-
-
-def _check(target: str, arguments: Mapping[str, Any], offered: Iterable[str]) -> None:
-    path = _source(_module_name(target))
-    if path is None or path.suffix != ".py":
-        return  # `origin` speaks of it
-    try:
-        module = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError) as error:
-        raise InputError(_import_fault(target, error)) from error
-    name = target.partition(":")[2]
-    functions = [
-        node
-        for node in module.body
-        if isinstance(node, ast.FunctionDef) and node.name == name
-    ]
-    if not functions:
-        return
-    signature = functions[-1].args
-    named = [*signature.args, *signature.kwonlyargs]
-    known = {each.arg for each in named}
-    unknown = [each for each in arguments if each not in known]
-    _refuse_unknown(target, [] if signature.kwarg else unknown, sorted(known))
-    filled = signature.args[len(signature.args) - len(signature.defaults) :]
-    filled += [
-        each
-        for each, default in zip(
-            signature.kwonlyargs, signature.kw_defaults, strict=True
-        )
-        if default
-    ]
-    given = {*arguments, *offered, *(each.arg for each in filled)}
-    if missing := [each.arg for each in named if each.arg not in given]:
-        raise InputError(
-            *(f"{target}: {each}: Missing required argument." for each in missing)
-        )
 
 
 def origin(target: str) -> dict[str, str | None]:
@@ -188,35 +153,65 @@ def origin(target: str) -> dict[str, str | None]:
     Raises:
         InputError: There is no such module, or it has no source file.
     """
-    name = _module_name(target)
-    path = _source(name, target)
-    if path is None:
-        raise InputError(
-            f"There is no source file of the module {name!r} in {target!r}."
-        )
-    package = name.partition(".")[0]
+    digest = hashlib.sha256(_source(target).read_bytes()).hexdigest()
+    package = _module_name(target).partition(".")[0]
     distribution = importlib.metadata.packages_distributions().get(package, [None])[0]
     return {
         "distribution": distribution,
         "version": distribution and importlib.metadata.version(distribution),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": digest,
     }
 
 
-def _source(module: str, target: str | None = None) -> Path | None:
-    """Returns the source file of a module, None if there is none."""
+def _check(target: str, arguments: Mapping[str, Any], offered: Iterable[str]) -> None:
     try:
-        spec = importlib.util.find_spec(module)
+        module = ast.parse(_source(target).read_bytes())
+    except (SyntaxError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(_import_fault(target, error)) from error
+    functions = [
+        node.args
+        for node in module.body
+        if isinstance(node, ast.FunctionDef) and node.name == target.partition(":")[2]
+        if not node.decorator_list
+    ]
+    if not functions:
+        return
+    last = functions[-1]
+    known = [each.arg for each in (*last.args, *last.kwonlyargs)]
+    unknown = [name for name in arguments if name not in known]
+    _refuse_unknown(target, [] if last.kwarg else unknown, known)
+    required = [each.arg for each in last.args][: len(last.args) - len(last.defaults)]
+    required += [
+        each.arg
+        for each, default in zip(last.kwonlyargs, last.kw_defaults, strict=True)
+        if default is None
+    ]
+    given = {*arguments, *offered}
+    if missing := [name for name in required if name not in given]:
+        raise InputError(
+            *(f"{target}: {name}: Missing required argument." for name in missing)
+        )
+
+
+def _source(target: str) -> Path:
+    """Returns the source file of a target's module."""
+    name = _module_name(target)
+    try:
+        spec = importlib.util.find_spec(name)
     except Exception as error:
-        raise InputError(_import_fault(target or module, error)) from error
+        raise InputError(_import_fault(target, error)) from error
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
-        return None
+        raise InputError(
+            f"There is no source file of the module {name!r} in {target!r}."
+        )
     return Path(spec.origin)
 
 
 def _refuse_unknown(target: str, unknown: list[str], known: Iterable[str]) -> None:
-    known = list(known)
     if unknown:
+        known = list(known)
         raise InputError(
             *(f"{target} takes no {name!r}; {suggest(name, known)}" for name in unknown)
         )
@@ -244,17 +239,32 @@ def _factory(target: str) -> Any:
         raise
     except Exception as error:
         raise InputError(_import_fault(target, error)) from error
-    now = origin(target)["sha256"]
-    if vars(module).setdefault(_DIGEST, now) != now:
-        raise InputError(
-            f"The file of {target} was changed after it was imported; start Python "
-            "anew, so that what runs is what the run's id stands for."
-        )
     name = target.partition(":")[2]
     if not hasattr(module, name):
         public = [each for each in vars(module) if not each.startswith("_")]
         raise InputError(f"{target}: no {name!r} there; {suggest(name, public)}")
+    _check_not_stale(target, module)
     return getattr(module, name)
+
+
+def _check_not_stale(target: str, module: ModuleType) -> None:
+    """Refuses a module one of whose functions was changed after it was imported.
+
+    What runs must be what the run's id stands for, and a notebook imports a module
+    once. A constant or a default argument alone that was changed is not noticed.
+    """
+    path = _source(target)
+    if path.suffix != ".py":
+        return
+    there = compile(path.read_bytes(), str(path), "exec").co_consts
+    for made in vars(module).values():
+        own = inspect.isfunction(made) and made.__module__ == module.__name__
+        code = made.__code__ if own else None
+        if code and code.co_filename == str(path) and code not in there:
+            raise InputError(
+                f"The file of {target} was changed after it was imported; start Python "
+                "anew, so that what runs is what the run's id stands for."
+            )
 
 
 def _import_fault(target: str, error: Exception) -> str:

@@ -1,23 +1,24 @@
 """The metrics of a run as columns of one table, to plot and to compute with."""
 
 from collections.abc import Mapping
+from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from adaprec_jax.display import html_table, text_table
-from adaprec_jax.report.summary import filled
+from adaprec_jax.report.summary import filled, is_cost
 from adaprec_jax.runs.errors import suggest
 
 _HEAD = ("column", "values", "first", "last", "smallest", "largest")
-_HELD = ("bits", "cost")  # written where they change, and in force from then on
 
 
 class MetricsTable(dict[str, Shaped[np.ndarray, " rows"]]):
     """An array for each column by name, with an element for each row.
 
     The column `step` says after which step a row was written, each step once. Where a
-    row has no value, as between two evaluations, there is NaN; formats (`bits/...`) and
+    row has no value, as between two evaluations, there is NaN (and where it was NaN, as
+    the loss of a run that diverged); formats (`bits/...`) and
     costs hold until they change. `pandas.DataFrame(table)` makes a data frame of it.
 
     >>> table = metrics_table({"loss": {1: 4.0, 2: 2.0, 3: 1.0}, "bits/a": {1: 3.0}})
@@ -42,7 +43,7 @@ class MetricsTable(dict[str, Shaped[np.ndarray, " rows"]]):
         known = ~np.isnan(self[name])
         return self["step"][known], self[name][known]
 
-    def __missing__(self, name: str) -> None:
+    def __missing__(self, name: str) -> NoReturn:
         """Says which column may have been meant."""
         raise KeyError(f"There is no column {name!r}; {suggest(name, self)}")
 
@@ -65,14 +66,13 @@ def metrics_table(columns: Mapping[str, Mapping[int, float]]) -> MetricsTable:
         columns: Values by name and step, as `adaprec_jax.runs.metrics.read` has them.
     """
     steps = np.array(sorted({step for column in columns.values() for step in column}))
-    rows = {step: row for row, step in enumerate(steps.tolist())}
     table = MetricsTable(step=steps.astype(np.int64))
     for name, column in columns.items():
-        if name.partition("/")[0] in _HELD:
+        if is_cost(name) or name.startswith("bits/"):  # in force until they change
             table[name] = filled(column, int(steps[-1]))[steps - 1]
             continue
         table[name] = np.full(len(steps), np.nan)
-        table[name][[rows[step] for step in column]] = list(column.values())
+        table[name][np.searchsorted(steps, [*column])] = [*column.values()]
     return table
 
 

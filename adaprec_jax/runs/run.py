@@ -22,7 +22,7 @@ from jaxtyping import Int, PyTree
 
 from adaprec_jax.report import chart, summary
 from adaprec_jax.report.progress import Display, Moment, display
-from adaprec_jax.runs import environment, imports, metrics, rows, sinks, store
+from adaprec_jax.runs import environment, metrics, rows, sinks, store
 from adaprec_jax.runs.build import Built, build
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
@@ -108,8 +108,7 @@ def _recorded(
             if start:
                 say(f"goes on from step {start}")
             told = shown._replace(say=say)
-            with imports.blamed(*imports.targets(experiment)):
-                outcome = _train(directory, experiment, built, state, told)
+            outcome = _train(directory, experiment, built, state, told)
     except InputError as error:
         note(str(error))
         raise

@@ -13,8 +13,6 @@ from adaprec_jax.runs import imports
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
 
-Rows: TypeAlias = Iterator[tuple[int, Mapping[str, float]]]
-
 
 class Sink(NamedTuple):
     """Where metrics are written to beside the run's own store.
@@ -23,7 +21,7 @@ class Sink(NamedTuple):
         write: `write(step, values)`: what is known of a step, by name. Several calls
             may belong to one step. After a crash, steps above the one that the run goes
             on from are written again.
-        close: Called when the session ends, however it does.
+        close: Called once: at the end of the session, or after `write` has failed.
     """
 
     write: Callable[[int, Mapping[str, float]], None]
@@ -52,32 +50,29 @@ def opened(
         InputError: A sink cannot be made.
     """
     offered = {"directory": directory, "name": experiment.name, "start": start}
-    sinks = {
-        f"sinks.{i} ({each.target})": (
-            each.target,
-            imports.make(Sink, each.target, each.arguments, **offered),
-        )
-        for i, each in enumerate(experiment.sinks)
-    }
+    sinks: dict[int, Sink] = {}
 
-    def ask(what: str, call: Callable[[], object]) -> None:
-        """Calls a sink, which is left out from then on if it fails."""
+    def works(number: int, call: Callable[[], object]) -> bool:
         try:
-            with imports.blamed(sinks[what][0], always=True):
+            with imports.blamed(experiment.sinks[number].target, always=True):
                 call()
         except InputError as error:
-            del sinks[what]
-            say(f"{what} is left out from here on: {error}")
+            say(f"sinks.{number} is left out from here on: {error}")
+            return False
+        return True
 
     def write(steps: Sequence[int], columns: Mapping[str, Sequence[float]]) -> None:
-        for what, (_, sink) in list(sinks.items()):
-            ask(what, lambda sink=sink: _write(sink, steps, columns))
+        for number, sink in list(sinks.items()):
+            if not works(number, lambda sink=sink: _write(sink, steps, columns)):
+                works(number, sinks.pop(number).close)
 
     try:
+        for number, piece in enumerate(experiment.sinks):
+            sinks[number] = imports.make(Sink, piece, **offered)
         yield write
     finally:
-        for what, (_, sink) in list(sinks.items()):
-            ask(what, sink.close)
+        for number, sink in sinks.items():
+            works(number, sink.close)
 
 
 def _write(

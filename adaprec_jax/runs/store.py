@@ -211,7 +211,7 @@ def session(
             if record.data != data:
                 raise InputError(
                     f"The run in {directory} began with other data: its fingerprint "
-                    f"was {record.data:.12}, and is now {data:.12}."
+                    f"was {record.data}, and is now {data}."
                 )
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record.sessions.append({"began": began, **now})

@@ -57,6 +57,8 @@ def bits_per_byte() -> Objective:
 def regression() -> Objective:
     r"""Returns the squared error, averaged over the outputs of an example.
 
+    Its scores raise a ValueError where outputs and targets differ in shape.
+
     >>> regression().scores(jnp.array([[1.0, 3.0]]), jnp.zeros((1, 2)))["loss"].tolist()
     [5.0]
     """
@@ -64,6 +66,11 @@ def regression() -> Objective:
     def scores(
         outputs: Float[Array, "batch outputs"], targets: Float[Array, "batch outputs"]
     ) -> Scores:
+        if outputs.shape != targets.shape:
+            raise ValueError(
+                f"The model's outputs {outputs.shape} must have the shape of the "
+                f"targets, {targets.shape}."
+            )
         error = outputs.astype(jnp.float32) - targets
         return {"loss": jnp.mean(jnp.square(error), axis=-1)}
 

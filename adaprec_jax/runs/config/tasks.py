@@ -16,18 +16,21 @@ from adaprec_jax.runs.config.base import (
 class Digits(Settings):
     """scikit-learn's digits, 8 x 8 pixels; each seed draws its own split."""
 
+    outputs: ClassVar[int] = 10  # of the model
     kind: Literal["digits"] = "digits"
 
 
 class Denoising(Settings):
     """The noise in scikit-learn's digits is to be predicted, arXiv:2006.11239."""
 
+    outputs: ClassVar[int] = 64  # of the model
     kind: Literal["denoising"] = "denoising"
 
 
 class FashionMNIST(Settings):
     """Fashion-MNIST, 28 x 28 pixels, split as published."""
 
+    outputs: ClassVar[int] = 10  # of the model
     kind: Literal["fashion_mnist"] = "fashion_mnist"
     folder: str | None = Field(
         default=None, description="that holds the four files; no part of the run id"
@@ -37,6 +40,7 @@ class FashionMNIST(Settings):
 class Shakespeare(Settings):
     """Shakespeare's works as bytes, each to be predicted from those before."""
 
+    outputs: ClassVar[int] = 256  # of the model
     kind: Literal["shakespeare"] = "shakespeare"
     folder: str | None = Field(
         default=None, description="that holds the archive; no part of the run id"
@@ -47,6 +51,7 @@ class Shakespeare(Settings):
 class Function(Settings):
     """A synthetic task: Franke's smooth function of two variables, to be fitted."""
 
+    outputs: ClassVar[int] = 1  # of the model
     kind: Literal["function"] = "function"
     size: Annotated[int, Field(ge=4)] = Field(
         default=4096, description="points, of which half are for training"
