@@ -54,6 +54,8 @@ class Layout(NamedTuple):
         activation: Positions of the member axes in the activation.
         weight: Positions of the member axes in the weight.
         out: Positions of the member axes in the result.
+        in_time: Whether the contraction is repeated with the same weight, in a loop
+            over time; its rounding then moves out of the loop.
     """
 
     product: Bilinear
@@ -61,6 +63,7 @@ class Layout(NamedTuple):
     activation: tuple[int, ...]
     weight: tuple[int, ...]
     out: tuple[int, ...]
+    in_time: bool = False
 
 
 class Data(NamedTuple):
@@ -113,7 +116,8 @@ def rounded_contraction(
         _key(data, "forward", "activation"), layout.activation, watching.axis_names,
     )  # fmt: skip
     weight = round_tensor(
-        recipes.weight, frozen[1], after(activation.scale, forward.weight),
+        recipes.weight, frozen[1],
+        forward.weight if layout.in_time else after(activation.scale, forward.weight),
         data.states.weight,
         _key(data, "forward", "weight"), layout.weight, watching.axis_names,
     )  # fmt: skip
@@ -187,7 +191,8 @@ def _backward(
     )
     done = down.scale
     if wanted.activation:
-        right = rounded("weight", "dgrad", weight, after(done, dgrad.weight))
+        fmt = dgrad.weight if layout.in_time else after(done, dgrad.weight)
+        right = rounded("weight", "dgrad", weight, fmt)
         to_activation = linear_transpose(
             lambda a: layout.product(a, right.values), activation
         )

@@ -193,12 +193,14 @@ def _layout(eqn: Eqn, site: Site, rest: Sequence[Array]) -> Layout:
         pair = (weight, activation) if swapped else (activation, weight)
         return eqn.primitive.bind(*pair, *rest, **eqn.params | exact)
 
+    in_time = bool(site.slots) and site.slots[-1].kind == "time"
     if not site.members:
-        return Layout(product, (), (), (), ())
+        return Layout(product, (), (), (), (), in_time)
     left, right = eqn.params["dimension_numbers"][1]
     activation, weight = (right, left) if swapped else (left, right)
     out = tuple(range(len(left)))
-    return Layout(product, site.members, tuple(activation), tuple(weight), out)
+    sides = tuple(activation), tuple(weight)
+    return Layout(product, site.members, *sides, out, in_time)
 
 
 def _scan(
