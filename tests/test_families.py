@@ -208,7 +208,8 @@ def test_a_float32_plan_changes_nothing(name):
     plain = jax.jit(jax.value_and_grad(task.loss, has_aux=True))(*args)
     value, gradients, _ = rounded(uniform(table, F32), *args)
     jax.tree.map_with_path(
-        lambda path, a, b: np.testing.assert_array_equal(a, b, str(path)),
+        # An ulp or two, where this version of XLA fuses the two programs differently.
+        lambda path, a, b: np.testing.assert_allclose(a, b, 3e-7, 0, str(path)),
         plain[0], value,
     )  # fmt: skip
     largest = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(plain[1]))

@@ -63,12 +63,10 @@ def evaluate(
         For "now", "highest" and "float32" the means by name: float64, scalars or an
         array over the runs of a pack.
     """
-    widest = record.full_precision(state.plan)
     plans = {
         "now": state.plan,
         "highest": state.highest,
-        # Where the others lie: another sharding would be another compilation.
-        "float32": jax.device_put(widest, state.plan.sharding),
+        "float32": record.full_precision(state.plan),
     }
     found: dict[str, list[dict[str, Array]]] = {name: [] for name in plans}
     for batch in batches:

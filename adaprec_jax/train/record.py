@@ -114,9 +114,12 @@ def wider(a: PackedPlan, b: PackedPlan) -> PackedPlan:
 
 
 def full_precision(packed: PackedPlan) -> PackedPlan:
-    """Returns float32 in the place of every format of a packed plan."""
+    """Returns float32 in the place of every format of a packed plan.
+
+    It lies where `packed` lies: another sharding would be another compilation.
+    """
     fields = jnp.stack([jnp.float32(field) for field in formats.get("float32")])
-    return jnp.broadcast_to(fields, packed.shape)
+    return jnp.zeros_like(packed) + jnp.broadcast_to(fields, packed.shape)
 
 
 def pack_tensors(
