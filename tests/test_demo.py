@@ -82,9 +82,9 @@ def test_the_controller_plans_layer_by_layer_in_most_seeds():
 @pytest.mark.slow
 def test_three_bits_cost_accuracy_and_cycles_do_not(tmp_path):
     found = demo.train_pack(demo.tabulated(), 5).arms
-    mean = {name: arm.accuracy.mean() for name, arm in found.items()}
+    mean = {name: arm.metric.mean() for name, arm in found.items()}
     assert mean["3 bit"] < mean["float32"] - 0.02
     assert abs(mean["CPT"] - mean["8 bit"]) < 0.01
     again = demo.train_pack(demo.tabulated(), 5).arms
     for name, arm in found.items():
-        np.testing.assert_array_equal(arm.accuracy, again[name].accuracy)
+        np.testing.assert_array_equal(arm.metric, again[name].metric)

@@ -21,6 +21,7 @@ from adaprec_jax.runs.build_task import blank_data, make_task
 from adaprec_jax.runs.expected import mean_cost
 from adaprec_jax.runs.load import load
 from adaprec_jax.tasks.task import Task
+from experiments import families
 
 F32 = SharedPrecision(*[formats.get("float32")] * 3)
 INT4 = SharedPrecision(*[formats.get(name) for name in ("int4", "int4", "int8")])
@@ -271,3 +272,26 @@ def test_it_learns_in_float32(name, tmp_path):
         assert results["test/float32/loss"] < bound
     else:
         assert results["test/float32/accuracy"] > bound
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "metric"), [("experts", "accuracy"), ("function", "loss")]
+)
+def test_the_table_over_seeds_is_of_runs_as_the_command_has_them(
+    name, metric, tmp_path
+):
+    short = ["steps=40", "evaluate_every=40", "checkpoint_every=40"]
+    arms = families.trained(name, 2, short)
+    assert list(arms) == ["float32", "int8", "int4", "cpt"]
+    for arm in ("float32", "int8"):
+        alone = overrides.apply(load(f"{name}-{arm}"), [*short, "seed=1"])
+        results = running.run(alone, out=tmp_path).results
+        found = results[f"test/highest/{metric}"]
+        assert arms[arm].metric[1] == pytest.approx(found, rel=0.03)
+    shown = families.row(name, arms).split(" | ")
+    mean = arms["int4"].metric.mean()
+    difference = mean - arms["float32"].metric.mean()
+    assert shown[0] == name
+    assert shown[3].startswith(f"{mean:.3g} ± ")
+    assert f"({difference:+.2g} ± " in shown[3]

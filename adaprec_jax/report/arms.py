@@ -14,13 +14,14 @@ class Arm(NamedTuple):
     """What came of one arm; numbers are over its seeds.
 
     Attributes:
-        accuracy: On the test set, at the highest precision of the schedule.
+        metric: The accuracy, or another metric of the task, on the test set, at the
+            highest precision of the schedule.
         cost: Bit operations relative to float32, mean over the run.
         changes: Steps with another precision than the step before.
         bits: Of activations and weights by layer, over seeds and steps.
     """
 
-    accuracy: Float[np.ndarray, " seeds"]
+    metric: Float[np.ndarray, " seeds"]
     cost: Float[np.ndarray, " seeds"]
     changes: Int[np.ndarray, " seeds"]
     bits: Mapping[str, Int[np.ndarray, "seeds steps"]]
@@ -55,14 +56,14 @@ def t_interval(values: Float[np.ndarray, " seeds"]) -> Interval:
 def as_json(packs: Sequence[Pack], baseline: str) -> dict[str, Any]:
     """Returns the table as JSON values; `minus_baseline` is paired by seed."""
     arms = {name: arm for pack in packs for name, arm in pack.arms.items()}
-    base = arms[baseline].accuracy
+    base = arms[baseline].metric
     table = {
         name: {
-            "accuracy": t_interval(arm.accuracy)._asdict(),
-            "minus_baseline": t_interval(arm.accuracy - base)._asdict(),
+            "accuracy": t_interval(arm.metric)._asdict(),
+            "minus_baseline": t_interval(arm.metric - base)._asdict(),
             "cost": float(arm.cost.mean()),
             "changes": arm.changes.tolist(),
-            "accuracies": arm.accuracy.tolist(),
+            "accuracies": arm.metric.tolist(),
         }
         for name, arm in arms.items()
     }
@@ -106,7 +107,7 @@ def _percent(interval: Mapping[str, float]) -> str:
 
 
 def _runs(pack: Pack) -> int:
-    return sum(len(arm.accuracy) for arm in pack.arms.values())
+    return sum(len(arm.metric) for arm in pack.arms.values())
 
 
 def _counts(pack: Pack) -> str:

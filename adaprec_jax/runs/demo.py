@@ -126,7 +126,7 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
             Cadence(last.steps, last.steps_per_dispatch, last.steps, last.steps),
             Hooks(_fetcher(splits, len(arms), last.batch_size), report),
         )
-    accuracy = _accuracy(built, ending.state, splits, arrays)
+    metric = _test_metric(built, ending.state, splits, arrays)
     bits, cost = np.concatenate(plans), np.concatenate(costs).mean(axis=0)
     changes = (bits[1:] != bits[:-1]).any(axis=(2, 3)).sum(axis=0)
     forward = np.moveaxis(bits[..., :2].max(axis=-1), 0, -1)  # run, layer, step
@@ -135,7 +135,7 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
     for k, name in enumerate(arms):
         runs = slice(k * seeds, (k + 1) * seeds)
         by_layer = dict(zip(layers, np.moveaxis(forward[runs], 1, 0), strict=True))
-        found[name] = Arm(accuracy[runs], cost[runs], changes[runs], by_layer)
+        found[name] = Arm(metric[runs], cost[runs], changes[runs], by_layer)
     return Pack(found, next(compilations))
 
 
@@ -186,13 +186,15 @@ def _moment(
     )
 
 
-def _accuracy(
+def _test_metric(
     built: Built, state: TrainState, splits: Sequence[Split], arrays: PyTree
 ) -> np.ndarray:
-    """Returns the accuracy of each run on its test set, at its highest precision."""
+    """Returns the metric of each run on its test set, at its highest precision."""
     gather = built.task.data.gather
     score = jax.jit(pack_score(make_score(built.program, built.task.scores), gather))
     rows = np.stack([split.test for split in splits])
     runs = len(state.halted) // len(splits)
     batches = [(np.tile(rows, (runs, 1)), arrays)]
-    return evaluate(score, state, batches, rows.shape[1])["highest"]["accuracy"]
+    return evaluate(score, state, batches, rows.shape[1])["highest"][
+        built.task.metric.name
+    ]
