@@ -22,6 +22,7 @@ from adaprec_jax.scaling import Recipe
 from adaprec_jax.schedules import Schedule
 
 _STEPS = 12
+_FAR = (1e-9, 1e9)  # beyond whatever a schedule compares a loss with
 
 
 def table() -> Table:
@@ -103,13 +104,22 @@ def check_schedule(schedule: Schedule, tried_on: Table | None = None) -> None:
     )
     mapped = jax.tree.map(lambda leaf: leaf[0], mapped)
     _equal("The mapped update differs from one alone", mapped, decided[0])
-    skipped = [seen._replace(finite=jnp.bool_(False)) for seen in run[:2]]
-    skipped[1] = jax.tree.map(
+    unknown = jax.tree.map(
         lambda leaf: jnp.full_like(leaf, jnp.nan if leaf.dtype == "float32" else 0),
-        skipped[1],
+        run[0],
     )
-    one, two = (update(jnp.int32(_STEPS), seen, state) for seen in skipped)
-    _equal("Statistics of a step that was not finite change a decision", one, two)
+    far = [
+        seen._replace(loss=jnp.float32(x), gradient_norm=jnp.float32(x))
+        for seen, x in zip(run, _FAR, strict=False)
+    ]
+    kept, *others = (
+        update(jnp.int32(_STEPS), seen._replace(finite=jnp.bool_(False)), state)
+        for seen in (unknown, *far)
+    )
+    for other in others:
+        _equal(
+            "Statistics of a step that was not finite change a decision", kept, other
+        )
 
 
 def check_quantizer(
@@ -199,7 +209,9 @@ def _made_up(table: Table, seed: int) -> Stats:
         lambda leaf: jnp.asarray(random.uniform(0, 1, leaf.shape), leaf.dtype),
         statistics.empty(table),
     )
-    return known._replace(finite=jnp.bool_(True))
+    # Over many decades, so that whatever the schedule compares them with is passed.
+    loss, norm = jnp.asarray(10.0 ** random.uniform(-6, 6, 2), jnp.float32)
+    return known._replace(loss=loss, gradient_norm=norm, finite=jnp.bool_(True))
 
 
 def _alike(what: str, before: Any, after: Any) -> None:

@@ -201,7 +201,7 @@ def test_demo_hands_its_options_on(adaprec, trained):
     ("arms", "fault"),
     [
         (["x=4"], "schedule should be an object, got 4."),
-        (["x"], "schedule should be an object, got ''."),
+        (["x"], "--arm takes NAME=SCHEDULE, got 'x'."),
         (['x={"kind":"cpt"}', 'x={"kind":"cpt"}'], "--arm x is given twice."),
         (['x={"kind":"import","target":"no_such:y"}'], "no source file of the module"),
     ],

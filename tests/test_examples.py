@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from adaprec_jax import contraction_table, formats, stats
+from adaprec_jax.testing import table
 
 EXAMPLES = Path(__file__).parents[1] / "experiments" / "examples"
 LEARNS = (
@@ -29,7 +30,12 @@ def run(name: str) -> dict:
 
 def test_every_example_is_tested_and_at_most_forty_lines():
     paths = {path.stem: path for path in EXAMPLES.glob("*.py")}
-    assert set(paths) == {*LEARNS, "custom_schedule", "quantize_alone"}
+    assert set(paths) == {
+        *LEARNS,
+        "custom_schedule",
+        "quantize_alone",
+        "underflow_schedule",
+    }
     for path in paths.values():
         lines = path.read_text().splitlines()
         assert sum(bool(line.strip()) for line in lines) <= 40, path
@@ -77,3 +83,24 @@ def test_a_schedule_of_ones_own_raises_bits_with_the_gradient_norm():
     # Averages after each step: 0.1, 0.19, 0.181, 0.6629.
     assert bits == [8, 8, 4, 8]
     assert float(state.average) == pytest.approx(0.6629)
+
+
+def test_the_layer_whose_weights_underflow_gets_bits():
+    schedule = run("underflow_schedule")["by_underflow"](low=4, high=6)
+    made = table()
+
+    def seen(name: str, axes: tuple[int, ...]) -> stats.TensorStats:
+        lost = jnp.full(axes, 2.0 * (name == "Dense_0"))
+        return stats.TensorStats(
+            elements=jnp.full(axes, 8.0), zeros=jnp.zeros(axes), underflows=lost
+        )
+
+    tensors = {c.name: {"weight": seen(c.name, c.axes)} for c in made.contractions}
+    known = stats.empty(made)._replace(tensors=tensors, finite=jnp.bool_(True))
+    state, bits = schedule.init(made), []
+    for step in range(4):
+        plan, state = schedule.update(jnp.int32(step), known, state)
+        widths = {name: formats.bits(entry.weight) for name, entry in plan.items()}
+        bits.append({name: int(np.max(width)) for name, width in widths.items()})
+    assert [each["Dense_0"] for each in bits] == [5, 6, 6, 6]
+    assert {each["Attention"] for each in bits} == {4}

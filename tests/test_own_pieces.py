@@ -64,6 +64,18 @@ def branches():
         return {c.name: ap.plan.fill(c, entry) for c in scope.table.contractions}, scope
     return ap.schedules.Schedule(ap.schedules.Scope, update)
 
+def drifts():
+    def update(step, stats, state):
+        entry = ap.plan.integers(8, 8)
+        plan = {c.name: ap.plan.fill(c, entry) for c in state[0].table.contractions}
+        return plan, (state[0], state[1].astype(jnp.float32))
+    init = lambda table: (ap.schedules.Scope(table), jnp.int32(3))
+    return ap.schedules.Schedule(init, update)
+
+def too_many(outputs):
+    import flax.linen as nn
+    return nn.Dense(outputs + 2)
+
 def nothing():
     return 3
 
@@ -92,10 +104,10 @@ def fickle(outputs):
 def grown():
     return lambda x, fmt, key: jnp.concatenate([x, x])
 
-def points(dtype="float32", value="0", classes=1):
+def points(dtype="float32", value="0", classes=1, labels="int32"):
     import numpy as np
     from adaprec_jax.tasks.task import from_arrays
-    targets = np.arange(64, dtype=np.int32) % classes
+    targets = np.arange(64).astype(labels) % classes
     return from_arrays(np.full((64, 16), float(value), dtype), targets)
 
 def rows():
@@ -202,6 +214,8 @@ def supervised(**arguments: object) -> str:
     [
         (f"schedule={own('slip')}", f"slip, line {line_of('tables')}: AttributeErr"),
         (f"schedule={own('branches')}", f"branches, line {line_of('bits = 4 if')}: Tr"),
+        (f"schedule={own('drifts')}", "has float32[] at '[1]' after a step, int32[]"),
+        (f"model={own('too_many')}", "outputs (8, 6) must be logits, (8, 4)"),
         (f"model={own('nothing')}", "nothing must return a function, got int."),
         (f"model={own('halved', width=3)}", "halved takes no 'width'; known are"),
         (f"model={own('halved')}", f"halved, line {line_of('reshape(7')}: TypeError"),
@@ -210,6 +224,7 @@ def supervised(**arguments: object) -> str:
         (supervised(dtype="float64"), "is float64; allowed are uint8, int32 and"),
         (supervised(value="inf"), "the data must be finite"),
         (f'costs=[{own("rows")[:-1]},"name":"rows"}}]', "result is a number, got Sh"),
+        (supervised(labels="float32"), "Classes are whole numbers, int32, got float32"),
         (supervised(classes=7), "outputs is 4, but the classes are 0 to 6."),
         (f'costs=[{own("silent")[:-1]},"name":"s"}}]', "result is a number, got None"),
         (f'costs=[{own("nothing")[:-1]},"name":"n"}}]', "must return a function, got"),
@@ -289,7 +304,7 @@ def test_other_data_than_the_run_began_with_is_refused(package: Path, tmp_path: 
 
 
 def test_a_target_that_is_none_is_refused_by_the_config():
-    with pytest.raises(InputError, match=r"schedule\.target should match pattern"):
+    with pytest.raises(InputError, match=r"schedule\.target: it must be package"):
         overrides.apply(
             load("digits-cpt"), ['schedule={"kind":"import","target":"../evil"}']
         )
@@ -314,7 +329,7 @@ def test_a_new_schedule_runs_and_passes_its_test(tmp_path: Path, capsys):
     assert "1 passed" in done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("name", ["../evil", "two words", "Upper", "3d", ""])
+@pytest.mark.parametrize("name", ["../evil", "two words", "Upper", "3d", "", "class"])
 def test_a_name_that_is_no_identifier_is_refused(name: str, tmp_path: Path):
     with pytest.raises(InputError, match="Python identifier in lower case"):
         new_schedule(name, tmp_path)

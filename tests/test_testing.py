@@ -1,5 +1,8 @@
 """The exported contract tests pass what keeps its promises and name what does not."""
 
+import runpy
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -54,6 +57,21 @@ def deciding(bits, init=lambda table: Scope(table)) -> Schedule:
         return {c.name: fill(c, entry) for c in state.table.contractions}, state
 
     return Schedule(init, update)
+
+
+def test_a_schedule_by_a_large_loss_is_caught_as_one_by_a_small_one():
+    for bound in (1e-4, 0.5, 2.0, 1e4):
+        schedule = deciding(
+            lambda step, stats, b=bound: jnp.where(stats.loss > b, 4, 8)
+        )
+        with pytest.raises(AssertionError, match="was not finite change a decision"):
+            check_schedule(schedule)
+
+
+def test_the_schedule_of_the_installed_package_passes():
+    source = Path(__file__).parent / "own_package" / "src" / "somebodys"
+    names = runpy.run_path(str(source / "schedule.py"))
+    check_schedule(names["by_loss"](4, 8, steps=10))
 
 
 def forgetting_one_layer() -> Schedule:

@@ -5,18 +5,17 @@ the standard error, and exit code 2. Exit code 3 means that a run failed,
 130 that the user stopped it.
 """
 
-import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.leaving import leave
 
 
 def main() -> None:
     """Runs the command that the arguments of the process ask for."""
-    before = signal.signal(signal.SIGINT, _leave)
+    before = signal.signal(signal.SIGINT, leave)
     sys.path.append(str(Path.cwd()))  # For import targets; last, to shadow nothing.
     from adaprec_jax.cli.commands import app  # Half a second, in which Ctrl-C counts.
 
@@ -31,14 +30,3 @@ def main() -> None:
         sys.exit(2)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _leave(number: int, frame: Any) -> None:
-    """Ends the process at once; while steps are taken, the run has its own handler.
-
-    An exception would be lost where a library catches all, as some do on import.
-    """
-    del number, frame
-    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-    os.write(2, f"{show_cursor}adaprec: stopped; what is on disk is kept.\n".encode())
-    os._exit(130)

@@ -70,7 +70,9 @@ def demo(
     """Train the digits under several precision schedules, in about a minute."""
     more = {}
     for arm in arms or ():
-        name, _, schedule = arm.partition("=")
+        name, equals, schedule = arm.partition("=")
+        if not equals:
+            raise InputError(f"--arm takes NAME=SCHEDULE, got {arm!r}.")
         if name in more:
             raise InputError(f"--arm {name} is given twice.")
         more[name] = overrides.apply(load("digits-int8"), [f"schedule={schedule}"])

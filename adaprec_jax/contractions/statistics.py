@@ -108,7 +108,7 @@ def fields_of(quantities: tuple[str, ...]) -> tuple[str, ...]:
     unknown = [q for q in quantities if q not in QUANTITIES]
     if unknown:
         raise ValueError(
-            f"Unknown quantities {unknown}; known are {sorted(QUANTITIES)}."
+            f"Unknown quantities {unknown}; known are {sorted(QUANTITIES)} (a tuple)."
         )
     wanted = {field for q in quantities for field in QUANTITIES[q]}
     return tuple(field for field in TensorStats._fields if field in wanted)

@@ -97,6 +97,11 @@ def run(experiment: Experiment, *, out: str | Path = "runs") -> Run:
         InputError: The data, the directory or a checkpoint cannot be used. A run that
             fails while it trains is returned, with the reason in `message`.
     """
+    if not isinstance(experiment, Experiment):
+        raise TypeError(
+            "run takes an Experiment, such as experiment('digits-cpt') returns, got "
+            f"{experiment!r}."
+        )
     directory = store.locate(Path(out), experiment)
     ended = store.outcome(directory)
     if ended is None or not store.is_over(ended.state):

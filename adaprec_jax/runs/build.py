@@ -93,6 +93,7 @@ def _try_out(experiment: Experiment, program: Program) -> None:
     with as_input_error(), imports.blamed(*own, always=alone):
         plan = jax.jit(functools.partial(first_plan, program))()
         plans.check(plan, program.table)
+        _check_state(program)
     for cost in experiment.costs:
         with imports.blamed(cost.target, always=True):
             counted = functools.partial(program.costs[cost.name], program.table)
@@ -101,6 +102,30 @@ def _try_out(experiment: Experiment, program: Program) -> None:
             raise InputError(
                 f"{cost.target} must return a function of table and plan whose result "
                 f"is a number, got {found}."
+            )
+
+
+def _check_state(program: Program) -> None:
+    """Refuses a schedule whose state changes its structure, shapes or dtypes.
+
+    Raises:
+        ValueError: It does.
+    """
+    nothing = stats.empty(program.table, program.watch)
+    before = jax.eval_shape(lambda: program.schedule.init(program.table))
+    after = jax.eval_shape(
+        lambda state: program.schedule.update(jnp.int32(0), nothing, state)[1], before
+    )
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise ValueError("The schedule's state has another structure after a step.")
+    for (path, old), new in zip(
+        jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True
+    ):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise ValueError(
+                f"The schedule's state has {new.dtype}{list(new.shape)} at "
+                f"{jax.tree_util.keystr(path)!r} after a step, {old.dtype}"
+                f"{list(old.shape)} before."
             )
 
 

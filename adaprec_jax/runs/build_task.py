@@ -73,7 +73,7 @@ def make_task(experiment: Experiment, data: Data | None = None) -> Task:
         case config.Function():
             return function.task(data, model)
         case config.Teacher():
-            return teacher.task(data, model)
+            return teacher.task(data, model, settings.outputs)
         case config.Supervised():
             return _supervised(settings, data, model)
 
@@ -172,8 +172,14 @@ def _supervised(settings: config.Supervised, data: Data, model: Model) -> Task:
     if settings.target == "regression":
         objective = objectives.regression()
     else:
-        objective = objectives.classification()
-        lowest, highest = data.arrays.targets.min(), data.arrays.targets.max()
+        objective = objectives.classification(settings.outputs)
+        targets = data.arrays.targets
+        if not np.issubdtype(targets.dtype, np.integer):
+            raise TypeError(
+                f"Classes are whole numbers, int32, got {targets.dtype}; numbers to be "
+                'fitted need task.target="regression".'
+            )
+        lowest, highest = targets.min(), targets.max()
         if lowest < 0 or highest >= settings.outputs:  # their loss would be NaN
             raise ValueError(
                 f"task.outputs is {settings.outputs}, but the classes are {lowest} to "

@@ -64,7 +64,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
     """
     for name in before:
         if name in now and before[name] != now[name]:
-            yield f"{name} was {before[name]}, is {now[name]}"
+            old, new = (str(each[name]) for each in (before, now))
+            if name == "commit":
+                old, new = old[:12], new[:12]
+            yield f"{name} was {old}, is {new}"
 
 
 def _version(package: str) -> str | None:

@@ -87,7 +87,7 @@ def blamed(*targets: str, always: bool = False) -> Iterator[None]:
 
     Args:
         *targets: Whose files may be to blame.
-        always: Whether the target, if it is the only one, is to blame for any error.
+        always: Whether the targets are to blame for any error.
 
     Raises:
         InputError: The block failed while code of a target's file was running.
@@ -107,10 +107,12 @@ def blamed(*targets: str, always: bool = False) -> Iterator[None]:
             for frame in frames
             if frame.filename in files
         ]
-        if not lines and not (always and len(targets) == 1):
+        if not lines and not (always and targets):
             raise
-        where = lines[-1] if lines else targets[0]
+        where = lines[-1] if lines else " with ".join(targets)
         reason = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+        if type(error).__name__ == "TracerBoolConversionError":
+            reason += "; traced code chooses by jnp.where"
         raise InputError(f"{where}: {type(error).__name__}: {reason}.") from error
 
 
@@ -204,7 +206,8 @@ def _source(target: str) -> Path:
         raise InputError(_import_fault(target, error)) from error
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
         raise InputError(
-            f"There is no source file of the module {name!r} in {target!r}."
+            f"There is no source file of the module {name!r} in {target!r}; it must be "
+            "installed, or lie in the current folder."
         )
     return Path(spec.origin)
 

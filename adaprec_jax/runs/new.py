@@ -1,5 +1,6 @@
 """The files that a schedule of one's own begins with."""
 
+import keyword
 from pathlib import Path
 
 from adaprec_jax.runs.errors import InputError, writing
@@ -48,9 +49,11 @@ def new_schedule(name: str, folder: Path) -> list[Path]:
         InputError: The name is no Python identifier, a file is there already, or the
             folder cannot be written.
     """
-    if not name.isidentifier() or not name.isascii() or name != name.lower():
+    plain = name.isidentifier() and name.isascii() and name == name.lower()
+    if not plain or keyword.iskeyword(name):
         raise InputError(
-            f"A schedule's name is a Python identifier in lower case, got {name!r}."
+            "A schedule's name is a Python identifier in lower case, and no keyword, "
+            f"got {name!r}."
         )
     files = {f"{name}.py": _SCHEDULE, f"test_{name}.py": _TEST}
     paths = [folder / file for file in files]

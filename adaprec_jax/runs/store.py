@@ -145,7 +145,8 @@ def experiment_of(directory: Path) -> Experiment:
     if recorded != now:
         raise InputError(
             f"{directory / CONFIG}, or code that it imports, was changed after the "
-            f"run began: its id was {recorded} and would now be {now}."
+            f"run began: its id was {recorded} and would now be {now}. What runs now "
+            "is another run; `adaprec run` begins it."
         )
     return experiment
 

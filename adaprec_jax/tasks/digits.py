@@ -63,7 +63,7 @@ def task(data: Data, model: Model, shape: tuple[int, ...] = (64,)) -> Task:
         "digits",
         data,
         network.of(model),
-        objectives.classification(),
+        objectives.classification(10),
         lambda images: pixels(images).reshape(-1, *shape),
     )
 

@@ -80,7 +80,7 @@ def task(data: Data, model: Model) -> Task:
         model: Maps float32 pixels in [0, 1] of shape (batch, 28, 28, 1) to 10 logits.
     """
     return from_network(
-        "fashion-mnist", data, network.of(model), objectives.classification(), _pixels
+        "fashion-mnist", data, network.of(model), objectives.classification(10), _pixels
     )
 
 

@@ -12,11 +12,15 @@ from jaxtyping import Array, Float, Integer
 from adaprec_jax.tasks.task import Metric, Objective, Scores
 
 
-def classification() -> Objective:
+def classification(classes: int | None = None) -> Objective:
     r"""Returns the negative log-likelihood of the right class, and accuracy.
 
     $-\log \mathrm{softmax}(z)_y$ in nats; accuracy is 1 where $y$ is the largest of
     the logits $z$ and 0 elsewhere.
+
+    Args:
+        classes: How many there are, if logits of another number are to be refused with
+            a ValueError.
 
     >>> logits = jnp.array([[2.0, 0.0], [2.0, 0.0]])
     >>> classification().scores(logits, jnp.array([0, 1]))["accuracy"].tolist()
@@ -26,6 +30,12 @@ def classification() -> Objective:
     def scores(
         logits: Float[Array, "batch classes"], labels: Integer[Array, " batch"]
     ) -> Scores:
+        *batch, found = logits.shape or (0,)
+        if tuple(batch) != labels.shape or found != (classes or found):
+            raise ValueError(
+                f"The model's outputs {logits.shape} must be logits, "
+                f"{(*labels.shape, classes or 'classes')}."
+            )
         right = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
         return {
             "loss": _negative_log_likelihood(logits, labels),

@@ -194,7 +194,8 @@ def check_arrays(name: str, arrays: PyTree) -> None:
         array = np.asarray(leaf)
         if array.dtype not in (np.uint8, np.int32, np.float32):
             raise TypeError(
-                f"{where} is {array.dtype}; allowed are uint8, int32 and float32."
+                f"{where} is {array.dtype}; allowed are uint8, int32 and float32 "
+                "(convert it, .astype(np.int32) for instance)."
             )
         finite = np.isfinite(array)
         if not finite.all():

@@ -56,17 +56,20 @@ def load(
     )
 
 
-def task(data: Data, model: Model) -> Task:
+def task(data: Data, model: Model, classes: int | None = None) -> Task:
     """Returns the task of imitating the teacher.
 
     Args:
         data: What `load` returned.
         model: Maps float32 inputs (batch, features) to the teacher's outputs, or to a
             logit for each.
+        classes: How many there are; other outputs are refused.
     """
-    regression = data.arrays.targets.dtype == np.float32
-    objective = objectives.regression if regression else objectives.classification
-    return from_network("teacher", data, network.of(model), objective(), _unchanged)
+    if data.arrays.targets.dtype == np.float32:
+        objective = objectives.regression()
+    else:
+        objective = objectives.classification(classes)
+    return from_network("teacher", data, network.of(model), objective, _unchanged)
 
 
 def _unchanged(inputs: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -1,5 +1,6 @@
 """What all settings share: strictness, and the kinds of values."""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
@@ -19,6 +20,12 @@ _LARGEST = 3.4e38  # of float32, nearly
 def _known_format(name: str) -> str:
     format_names.parse(name)
     return name
+
+
+def _import_target(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        raise ValueError(f"it must be package.module:factory, got {text!r}.")
+    return text
 
 
 Count: TypeAlias = Annotated[int, Field(ge=1, lt=2**31)]  # as JAX counts
@@ -79,8 +86,7 @@ class Imported(Settings):
     # Values of ours that the factory may ask for by name.
     offers: ClassVar[tuple[str, ...]] = ()
     kind: Literal["import"] = "import"
-    target: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="package.module:factory",
+    target: Annotated[str, AfterValidator(_import_target)] = Field(
+        description="package.module:factory"
     )
     arguments: Arguments = Field(default={}, description="of the factory, by name")
