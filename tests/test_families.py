@@ -221,7 +221,7 @@ def test_a_float32_plan_changes_nothing(name):
         # A softmax cancels the bias of the keys: its gradient is rounding alone.
         cancelled = "'key'" in str(path) and "'bias'" in str(path)
         scale = largest if cancelled else np.max(np.abs(a))
-        assert np.max(np.abs(a - b)) <= 1e-6 * scale, path
+        assert np.max(np.abs(a - b)) <= 5e-6 * scale, path
     scores = with_precision(task.scores)
     again = jax.jit(lambda *args: scores(uniform(table, F32), *args))(*args[:3])
     jax.tree.map(assert_nearly_equal, jax.jit(task.scores)(*args[:3]), again)
