@@ -49,8 +49,8 @@ _TIME = (
 EXCEPTIONS = {
     "resnet": (1.4, _KERNELS),
     "denoiser": (1.4, _KERNELS),
-    "lstm": (1.7, _TIME),
-    "gru": (1.7, _TIME),
+    "lstm": (1.5, _TIME),
+    "gru": (1.5, _TIME),
     "experts": (
         2.0,
         "the float32 step is some 110 instructions of a microsecond each, of which "
