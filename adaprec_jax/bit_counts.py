@@ -7,41 +7,86 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Float64, Int, Int32
 
 # Of each step, or one number for all.
 Bits: TypeAlias = int | Sequence[int] | Int[np.ndarray, "steps"]
 
+# Profile, arrangement, and how the fall is mirrored; see `cyclic_bits`.
+CYCLIC = ("CPT", "CR", "CT", "LR", "LT", "ER", "ETH", "ETV", "RR", "RTH", "RTV")
 PRODUCTS = 3  # forward, dgrad, wgrad
 FLOAT32 = 32**2
 
 
-def cpt_bits(
-    *, min_bits: int, max_bits: int, cycles: int, steps: int
+def cyclic_bits(
+    name: str, *, min_bits: int, max_bits: int, cycles: int, steps: int
 ) -> Int32[np.ndarray, "steps"]:
-    r"""Returns the bits of each step, in float64 as the paper's code computes them.
+    r"""Returns the bits of each step of a cyclic schedule, computed in float64.
 
-    $$ b(t) = \mathrm{rint}(b_{min} + \frac{1}{2} (b_{max} - b_{min})
-       (1 + \cos(\pi (t \bmod T) / T + \pi))) $$
+    $$ b(t) = \mathrm{rint}(b_{min} + (b_{max} - b_{min}) \, s(z)), \quad
+       z = (t \bmod T) / T $$
 
-    with the period T = floor(steps / cycles) and ties rounded to even. Steps that are
-    left over begin another cycle.
+    with the period T = floor(steps / cycles) and ties rounded to even; steps that are
+    left over begin another cycle. Growth has the profile
+
+    - C, cosine: $s(z) = \frac{1}{2} (1 - \cos \pi z)$
+    - L, linear: $s(z) = z$
+    - E, exponential: $s(z) = 1 - e^{-4 z}$
+    - R, REX: $s(z) = 1 - r / (0.1 + 0.9 r)$ with $r = 1 - z$
+
+    The second letter R (repeated) grows in each cycle anew. T (triangular) falls in
+    every other cycle, the first one included: V by $1 - s(z)$, H by $s(1 - z)$, which
+    are one for C and L.
+
+    Source: Wolfe and Kyrillidis 2024, "Better Schedules for Low Precision Training",
+    arXiv:2403.02243. CR is CPT (Fu et al., ICLR 2021, arXiv:2101.09868).
+
+    Args:
+        name: One of `CYCLIC`.
+        min_bits: The fewest.
+        max_bits: The most.
+        cycles: In the run; even for a triangular schedule, which ends low otherwise.
+        steps: Length of the run.
 
     Raises:
-        ValueError: Not 1 <= min_bits <= max_bits, or not 1 <= cycles <= steps.
+        ValueError: The name is unknown, not 1 <= min_bits <= max_bits, not
+            1 <= cycles <= steps, or cycles are odd where they must not be.
 
-    >>> cpt_bits(min_bits=3, max_bits=8, cycles=2, steps=20).tolist()
-    [3, 3, 3, 4, 5, 6, 6, 7, 8, 8, 3, 3, 3, 4, 5, 6, 6, 7, 8, 8]
+    >>> cyclic_bits("CPT", min_bits=3, max_bits=8, cycles=1, steps=10).tolist()
+    [3, 3, 3, 4, 5, 6, 6, 7, 8, 8]
     """
+    if name not in CYCLIC:
+        raise ValueError(f"name must be one of {', '.join(CYCLIC)}, got {name!r}.")
     if not (1 <= min_bits <= max_bits and 1 <= cycles <= steps):
         raise ValueError(
             "Expected 1 <= min_bits <= max_bits and 1 <= cycles <= steps, got "
             f"{min_bits=}, {max_bits=}, {cycles=}, {steps=}."
         )
+    profile, arrangement, *flip = "CR" if name == "CPT" else name
+    if arrangement == "T" and cycles % 2:
+        raise ValueError(f"{name} needs an even number of cycles, got {cycles}.")
     period = steps // cycles
-    phase = np.pi * (np.arange(steps) % period) / period
-    bits = min_bits + 0.5 * (max_bits - min_bits) * (1 + np.cos(phase + np.pi))
-    return np.rint(bits).astype(np.int32)
+    cycle, place = np.divmod(np.arange(steps), period)
+    z = place / period
+    share = _grown(profile, z)
+    if arrangement == "T":
+        fallen = _grown(profile, 1 - z) if flip == ["H"] else 1 - share
+        share = np.where(cycle % 2 == 0, fallen, share)
+    return np.rint(min_bits + (max_bits - min_bits) * share).astype(np.int32)
+
+
+def _grown(
+    profile: str, z: Float64[np.ndarray, "steps"]
+) -> Float64[np.ndarray, "steps"]:
+    """Returns the share of the way up, at the share `z` of a cycle."""
+    match profile:
+        case "C":
+            return 0.5 * (1 + np.cos(np.pi * z + np.pi))
+        case "L":
+            return z
+        case "E":
+            return 1 - np.exp(-4 * z)
+    return 1 - (1 - z) / (0.1 + 0.9 * (1 - z))
 
 
 def bitops_ratio(forward_bits: Bits, backward_bits: Bits) -> float:

@@ -462,6 +462,7 @@ def test_a_config_that_is_not_there_is_one_sentence(name, tmp_path):
             {"self", "features", "outputs", "rngs"},
         ),
         (config.CPT, schedules.cpt, {"steps"}),
+        (config.Cyclic, schedules.cyclic, {"steps"}),
         (config.TwoThreshold, schedules.two_threshold, set()),
         (config.LateSwitch, schedules.late_switch, {"steps"}),
         (config.NoLossScaling, loss_scaling.none, {"inner"}),

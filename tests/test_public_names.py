@@ -52,15 +52,15 @@ def test_names_are_what_they_say_whatever_was_imported_before():
         "from adaprec_jax import quantize, value_and_grad, with_precision, schedules;"
         "import adaprec_jax as a; print(a.quantize is a.quantizers.quantize,"
         "value_and_grad is t.value_and_grad, with_precision is t.with_precision,"
-        "schedules.cpt_bits is a.bit_counts.cpt_bits, a.cost.bitops_ratio([8], 8))"
+        "schedules.bits is a.bit_counts.cyclic_bits, a.cost.bitops_ratio([8], 8))"
     )
     assert run(program) == "True True True True 0.0625"
 
 
 def test_numbers_known_before_a_run_are_computed_without_jax():
     program = (
-        "import sys; from adaprec_jax.bit_counts import bitops_ratio, cpt_bits;"
-        "bits = cpt_bits(min_bits=3, max_bits=8, cycles=2, steps=20);"
+        "import sys; from adaprec_jax.bit_counts import bitops_ratio, cyclic_bits;"
+        "bits = cyclic_bits('CPT', min_bits=3, max_bits=8, cycles=2, steps=20);"
         "print(round(bitops_ratio(bits, 8), 4), 'jax' in sys.modules)"
     )
     # 3, 3, 3, 4, 5, 6, 6, 7, 8, 8: mean of b^2 + 16 b is 317 / 10 + 16 * 53 / 10.

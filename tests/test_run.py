@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adaprec_jax import formats, plan
-from adaprec_jax.bit_counts import cpt_bits
+from adaprec_jax.bit_counts import cyclic_bits
 from adaprec_jax.cli import main
 from adaprec_jax.precision import SharedPrecision
 from adaprec_jax.report import summary
@@ -126,7 +126,7 @@ def test_a_run_has_the_precision_and_the_cost_that_its_config_promises(done):
     outcome, directory = done
     columns = metrics.read(directory / store.METRICS)
     bits = summary.filled(columns["bits/Dense_0/forward.weight"], 40)
-    expected = cpt_bits(min_bits=3, max_bits=8, cycles=2, steps=40)
+    expected = cyclic_bits("CPT", min_bits=3, max_bits=8, cycles=2, steps=40)
     assert bits.tolist() == expected.tolist()
     assert outcome.results["precision_changes"] == np.count_nonzero(np.diff(expected))
     assert outcome.results["cost"] == pytest.approx(mean_cost(tiny()), rel=1e-6)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from adaprec_jax import formats, plan as plans, schedules
+from adaprec_jax.bit_counts import CYCLIC, cyclic_bits
 from adaprec_jax.contractions.statistics import TensorStats, Watch
 from adaprec_jax.contractions.table import Table
 from adaprec_jax.plan import integers
@@ -24,7 +25,7 @@ from adaprec_jax.schedules import (
     clip,
     constant,
     cpt,
-    cpt_bits,
+    cyclic,
     delay,
     hold,
     join,
@@ -66,6 +67,13 @@ SCHEDULES = {
         piecewise([3, 7], [integers(b, 8) for b in (3, 5, 6)]), {3, 5, 6, 8}
     ),
     "cpt": Member(CPT, {3, 4, 5, 6, 7, 8}),
+    **{
+        name: Member(
+            cyclic(name, min_bits=3, max_bits=6, cycles=2, steps=12, gradient_bits=8),
+            {3, 4, 5, 6, 8},
+        )
+        for name in CYCLIC[1:]
+    },
     "shuffled": Member(shuffled(CPT, seed=1), {3, 4, 5, 6, 7, 8}),
     "warmup": Member(warmup(BFLOAT16, integers(4, 8), steps=5), {4, 8, 16}),
     "late_switch": Member(
@@ -281,11 +289,32 @@ def test_a_closed_loop_makes_different_plans_from_different_statistics(name):
 
 def test_cpt_is_the_published_sequence():
     golden = [3, 3, 3, 4, 5, 6, 6, 7, 8, 8]
-    assert cpt_bits(min_bits=3, max_bits=8, cycles=2, steps=20).tolist() == golden * 2
+    assert (
+        cyclic_bits("CPT", min_bits=3, max_bits=8, cycles=2, steps=20).tolist()
+        == golden * 2
+    )
     # floor(23 / 2) = 11 steps a cycle; the 23rd begins a third.
-    bits = cpt_bits(min_bits=3, max_bits=8, cycles=2, steps=23).tolist()
+    bits = cyclic_bits("CPT", min_bits=3, max_bits=8, cycles=2, steps=23).tolist()
     assert bits[:11] == bits[11:22]
     assert bits[22] == 3
+
+
+# One cycle of growth, or a fall and a growth, of ten steps each from 3 to 8 bits.
+GOLDEN = {
+    "CR": "3334566788 3334566788",
+    "LR": "3444566678 3444566678",
+    "ER": "3566778888 3566778888",
+    "RR": "3333334445 3333334445",
+    "CT": "8887665433 3334566788",
+    "ETH": "8888877665 3566778888",
+    "RTH": "8544433333 3333334445",
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_cyclic_schedule_is_the_published_sequence(name):
+    found = cyclic_bits(name, min_bits=3, max_bits=8, cycles=2, steps=20)
+    assert "".join(map(str, found)) == GOLDEN[name].replace(" ", "")
 
 
 def test_cpt_plans_hold_the_sequence_and_the_gradients_keep_their_bits():
@@ -558,8 +587,22 @@ def test_the_controller_takes_a_signal_of_ones_own():
 # Arguments that make no sense.
 
 WRONG = {
-    "bits": (lambda: cpt_bits(min_bits=8, max_bits=3, cycles=1, steps=9), "min_bits=8"),
-    "cycles": (lambda: cpt_bits(min_bits=3, max_bits=8, cycles=9, steps=5), "cycles=9"),
+    "bits": (
+        lambda: cyclic_bits("CPT", min_bits=8, max_bits=3, cycles=1, steps=9),
+        "min_bits=8",
+    ),
+    "name": (
+        lambda: cyclic_bits("CPZ", min_bits=3, max_bits=8, cycles=1, steps=9),
+        "CPT, CR.*got 'CPZ'",
+    ),
+    "odd cycles": (
+        lambda: cyclic_bits("ETH", min_bits=3, max_bits=8, cycles=3, steps=9),
+        "ETH needs an even number of cycles, got 3",
+    ),
+    "cycles": (
+        lambda: cyclic_bits("CPT", min_bits=3, max_bits=8, cycles=9, steps=5),
+        "cycles=9",
+    ),
     "width": (lambda: constant(integers(99, 8)), "1 to 24, got 99"),
     "boundaries": (
         lambda: piecewise([3, 3], [INT3] * 3),

@@ -212,6 +212,8 @@ def make_schedule(settings: config.Schedule, steps: int) -> Schedule:
     match settings:
         case config.CPT():
             return schedules.cpt(**fields, steps=steps)
+        case config.Cyclic():
+            return schedules.cyclic(**fields, steps=steps)
         case config.ShuffledCPT():
             seed = fields.pop("shuffle_seed")
             return schedules.shuffled(schedules.cpt(**fields, steps=steps), seed)

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping
 
 from adaprec_jax import formats
-from adaprec_jax.bit_counts import FLOAT32, PRODUCTS, bitops_ratio, cpt_bits
+from adaprec_jax.bit_counts import FLOAT32, PRODUCTS, bitops_ratio, cyclic_bits
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import (
     Dgrad,
@@ -22,6 +22,7 @@ from adaprec_jax.runs.config import (
     CPT,
     MLP,
     Constant,
+    Cyclic,
     Experiment,
     Float32,
     Formats,
@@ -92,9 +93,11 @@ def mean_cost(experiment: Experiment) -> float | None:
     (0.0625, None)
     """
     schedule, steps = experiment.schedule, experiment.steps
-    if isinstance(schedule, CPT | ShuffledCPT):
+    if isinstance(schedule, CPT | Cyclic | ShuffledCPT):
+        shape = schedule.shape if isinstance(schedule, Cyclic) else "CPT"
         bounds = schedule.model_dump(include={"min_bits", "max_bits", "cycles"})
-        return bitops_ratio(cpt_bits(**bounds, steps=steps), schedule.gradient_bits)
+        bits = cyclic_bits(shape, **bounds, steps=steps)
+        return bitops_ratio(bits, schedule.gradient_bits)
     entries = pieces(schedule, steps)
     costs = {start: _cost(e) for start, e in entries.items()}
     # What is a weight and what an activation counts where both have other bits.
@@ -119,6 +122,8 @@ def changes(schedule: Schedule, steps: int) -> str:
     match schedule:
         case CPT(min_bits=low, max_bits=high, cycles=cycles):
             return f"int{low} to int{high} in {cycles} cycles"
+        case Cyclic(shape=shape, min_bits=low, max_bits=high, cycles=cycles):
+            return f"int{low} to int{high} in {cycles} cycles of {shape}"
         case ShuffledCPT(min_bits=low, max_bits=high):
             return f"int{low} to int{high} in random order"
         case TwoThreshold(min_bits=low, max_bits=high, every=every, signal=signal):

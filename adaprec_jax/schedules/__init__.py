@@ -4,10 +4,11 @@ A schedule of one's own is a factory that returns a `Schedule`; it goes into one
 one line here and one line in the table of contract tests.
 """
 
-from adaprec_jax.bit_counts import cpt_bits
+from adaprec_jax.bit_counts import cyclic_bits as bits
 from adaprec_jax.schedules.combinators import clip, delay, hold, join, per_layer
 from adaprec_jax.schedules.constant import constant
 from adaprec_jax.schedules.cpt import cpt
+from adaprec_jax.schedules.cyclic import cyclic
 from adaprec_jax.schedules.late_switch import late_switch
 from adaprec_jax.schedules.piecewise import piecewise
 from adaprec_jax.schedules.schedule import Schedule, Scope, select
@@ -19,10 +20,11 @@ __all__ = [
     "Schedule",
     "Scope",
     "TabulatedState",
+    "bits",
     "clip",
     "constant",
     "cpt",
-    "cpt_bits",
+    "cyclic",
     "delay",
     "hold",
     "join",

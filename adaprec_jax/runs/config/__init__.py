@@ -25,6 +25,7 @@ from adaprec_jax.runs.config.precision import (
     CPT as CPT,
     Constant as Constant,
     CurrentScaling as CurrentScaling,
+    Cyclic as Cyclic,
     DelayedScaling as DelayedScaling,
     DgradFormats as DgradFormats,
     Float32 as Float32,

@@ -18,6 +18,7 @@ from adaprec_jax.runs.config.base import (
 )
 from adaprec_jax.runs.config.precision import (
     CPT,
+    Cyclic,
     Float32,
     LateSwitch,
     PerLayer,
@@ -172,7 +173,9 @@ def _schedule_faults(path: str, schedule: Any, steps: int) -> Iterator[str]:
             yield f"{path}.warmup_steps ({last}) must be below steps ({steps})."
         case LateSwitch(fraction=fraction) if not 0 < round(fraction * steps) < steps:
             yield f"{path}.fraction ({fraction}) leaves no step of {steps} on one side."
-        case CPT(cycles=cycles) | ShuffledCPT(cycles=cycles) if cycles > steps:
+        case (
+            CPT(cycles=cycles) | Cyclic(cycles=cycles) | ShuffledCPT(cycles=cycles)
+        ) if cycles > steps:
             yield f"{path}.cycles ({cycles}) must not be above steps ({steps})."
         case PerLayer(rules=rules, default=default):
             yield from _schedule_faults(f"{path}.default", default, steps)

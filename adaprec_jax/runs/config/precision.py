@@ -157,6 +157,22 @@ class CPT(_IntegerBits):
     cycles: Count = Field(default=8, description="rises from min_bits to max_bits")
 
 
+class Cyclic(_IntegerBits):
+    """Bits that rise and fall in cycles of a named shape, arXiv:2403.02243."""
+
+    kind: Literal["cyclic"] = "cyclic"
+    shape: Literal["CR", "CT", "LR", "LT", "ER", "ETH", "ETV", "RR", "RTH", "RTV"] = (
+        Field(description="profile, then R: repeated, or T: triangular")
+    )
+    cycles: Count = Field(default=8, description="even for a triangular one")
+
+    @model_validator(mode="after")
+    def _even(self) -> "Cyclic":
+        if self.shape[1] == "T" and self.cycles % 2:
+            raise ValueError(f"cycles ({self.cycles}) must be even for {self.shape}.")
+        return self
+
+
 class ShuffledCPT(_IntegerBits):
     """The bits of `cpt` in random order: the same cost, without the cycle."""
 
@@ -239,6 +255,7 @@ Schedule: TypeAlias = Annotated[
     | Warmup
     | LateSwitch
     | CPT
+    | Cyclic
     | ShuffledCPT
     | TwoThreshold
     | PerLayer
