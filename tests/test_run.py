@@ -132,6 +132,7 @@ def test_a_run_has_the_precision_and_the_cost_that_its_config_promises(done):
     assert outcome.results["cost"] == pytest.approx(mean_cost(tiny()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_devices_that_share_a_batch_come_to_the_same_end(tmp_path):
     # In float32: rounding would take a sum in another order to another neighbour.
     settings = {"schedule.kind": "float32", "statistics": "[]"}
@@ -423,6 +424,7 @@ def programs() -> list[str]:
     return list(kinds.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", programs())
 def test_every_bundled_program_builds_and_traces(name):
     experiment = shrunk(name)

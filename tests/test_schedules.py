@@ -100,7 +100,14 @@ SCHEDULES = {
     "hold": Member(hold(CONTROLLER(), 4), {3, 4, 5, 6, 8}),
 }
 CLOSED_LOOP = ("two_threshold", "join", "per_layer", "clip", "delay", "hold")
-each_schedule = pytest.mark.parametrize("name", SCHEDULES)
+# The ten cyclic ones differ in their tables alone.
+each_schedule = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in CYCLIC[2:] else name
+        for name in SCHEDULES
+    ],
+)
 
 
 EMPTY = empty(TABLE)

@@ -11,10 +11,10 @@ from adaprec_jax import formats, quantize, scaling
 from adaprec_jax.plan import fill, integers
 from adaprec_jax.schedules import Schedule, Scope, constant
 from adaprec_jax.testing import check_quantizer, check_recipe, check_schedule
-from tests.test_schedules import SCHEDULES
+from tests.test_schedules import SCHEDULES, each_schedule
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@each_schedule
 def test_every_schedule_of_the_library_passes(name):
     check_schedule(SCHEDULES[name].schedule)
 

@@ -70,6 +70,7 @@ def test_an_overflow_on_one_device_skips_the_step_on_all():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_two_hundred_steps_stay_within_1e_5_of_the_loss():
     one, eight = (trained("float32", devices, 200)[0] for devices in (1, 8))
     assert one[-20:].mean() < 0.8 * one[:20].mean()
