@@ -8,6 +8,7 @@ so distribution, version and the digest of its file are a part of the run's id.
 
 import ast
 import contextlib
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -157,7 +158,7 @@ def origin(target: str) -> dict[str, str | None]:
     """
     digest = hashlib.sha256(_source(target).read_bytes()).hexdigest()
     package = _module_name(target).partition(".")[0]
-    distribution = importlib.metadata.packages_distributions().get(package, [None])[0]
+    distribution = _distributions().get(package, [None])[0]
     return {
         "distribution": distribution,
         "version": distribution and importlib.metadata.version(distribution),
@@ -165,12 +166,17 @@ def origin(target: str) -> dict[str, str | None]:
     }
 
 
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Returns the installed distributions by package; slow to find out."""
+    return importlib.metadata.packages_distributions()
+
+
 def _check(target: str, arguments: Mapping[str, Any], offered: Iterable[str]) -> None:
+    source = _source(target).read_bytes()
     try:
-        module = ast.parse(_source(target).read_bytes())
+        module = ast.parse(source)
     except (SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(_import_fault(target, error)) from error
     functions = [
         node.args
@@ -236,10 +242,9 @@ def _module_name(target: str) -> str:
 
 def _factory(target: str) -> Any:
     """Imports what a target names."""
+    module_name = _module_name(target)
     try:
-        module = importlib.import_module(_module_name(target))
-    except InputError:
-        raise
+        module = importlib.import_module(module_name)
     except Exception as error:
         raise InputError(_import_fault(target, error)) from error
     name = target.partition(":")[2]
