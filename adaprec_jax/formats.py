@@ -333,6 +333,17 @@ def rows() -> tuple[Row, ...]:
     return tuple(_row(name, get(name)) for name in names())
 
 
+def cells(row: Row) -> tuple[str | int, ...]:
+    """Returns what a table shows of a row: name, bits, range, powers of two, overflow.
+
+    >>> cells(next(row for row in rows() if row.name == "int4"))
+    ('int4', 4, '-8 to 7', '1', '1', '1', 'saturates')
+    """
+    powers = (row.smallest_normal, row.smallest_positive, row.spacing_at_one)
+    between = value_range(row.min_value, row.max_value)
+    return row.name, row.bits, between, *map(power_of_two, powers), row.overflow
+
+
 def _row(name: str, fmt: Format | PowerOfTwo) -> Row:
     if isinstance(fmt, PowerOfTwo):
         smallest, largest = 2.0**-127, 2.0**127
@@ -371,7 +382,10 @@ def _as_html(fmt: Format) -> str | None:
     counted = Counter(Format(*each) for each in fields)
     if not all(map(_is_format, counted)):
         return None
-    lines = [(*_line(fmt), times) for fmt, times in counted.most_common(_SHOWN)]
+    lines = [
+        (*cells(_row(describe(fmt), fmt)), times)
+        for fmt, times in counted.most_common(_SHOWN)
+    ]
     if not axes:
         return html_table(_HEAD, [line[:-1] for line in lines])
     left_out = f", {len(lines)} of {len(counted)}" * (len(counted) > _SHOWN)
@@ -387,14 +401,6 @@ def _is_format(fmt: Format) -> bool:
         and abs(fmt.min_exponent) <= 127
         and fmt.overflow in (SATURATE, INFINITY, NAN)
     )
-
-
-def _line(fmt: Format) -> tuple[str | int, ...]:
-    """Returns what the table shows of one format."""
-    row = _row(describe(fmt), fmt)
-    powers = (row.smallest_normal, row.smallest_positive, row.spacing_at_one)
-    between = value_range(row.min_value, row.max_value)
-    return row.name, row.bits, between, *map(power_of_two, powers), row.overflow
 
 
 @functools.cache

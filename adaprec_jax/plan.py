@@ -221,10 +221,16 @@ def describe(plan: Plan) -> str:
     Dense_0: activation int4, weight int4, gradient int8
     Dense_1: activation int8, weight int8, gradient int8
     """
-    return "\n".join(
-        f"{path}: {', '.join(map(' '.join, format_names(entry).items()))}"
-        for path, entry in plan.items()
-    )
+    return "\n".join(f"{path}: {describe_entry(entry)}" for path, entry in plan.items())
+
+
+def describe_entry(entry: Entry) -> str:
+    """Returns the operands of an entry with the names of their formats.
+
+    >>> describe_entry(integers(4, 8))
+    'activation int4, weight int4, gradient int8'
+    """
+    return ", ".join(map(" ".join, format_names(entry).items()))
 
 
 def show(plan: Plan) -> Shown:

@@ -10,7 +10,6 @@ from adaprec_jax import formats
 from adaprec_jax.cli import tables
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
-    environment,
     expected,
     identity,
     imports,
@@ -197,13 +196,11 @@ def _assignments(settings: list[str] | None, seed: int | None) -> list[str]:
 
 def _tell_if_over(directory: Path, *, as_json: bool) -> None:
     """Says so and exits if there is nothing left to do in a run's directory."""
-    outcome = store.outcome(directory)
-    if outcome is None or not store.is_over(outcome.state):
+    if (over := store.over(directory)) is None:
         return
-    store.experiment_of(directory)
-    for change in store.changes(directory, environment.code()):
+    for change in over.changes:
         typer.echo(f"adaprec: since that run, {change}.", err=True)
-    _tell(directory, outcome, as_json=as_json, prefix="already ")
+    _tell(directory, over.outcome, as_json=as_json, prefix="already ")
 
 
 def _tell(

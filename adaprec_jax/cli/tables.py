@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from adaprec_jax.display import power_of_two, value_range
-from adaprec_jax.formats import Row
+from adaprec_jax.formats import Row, cells
 from adaprec_jax.runs.overrides import Source
 from adaprec_jax.runs.store import Outcome
 
@@ -43,15 +42,7 @@ def formats(rows: Iterable[Row]) -> None:
     heads = ("smallest\nnormal", "smallest", "spacing\nat 1")
     table = _table("format", "bits", "range", *heads, "overflow")
     for row in rows:
-        table.add_row(
-            row.name,
-            str(row.bits),
-            value_range(row.min_value, row.max_value),
-            power_of_two(row.smallest_normal),
-            power_of_two(row.smallest_positive),
-            power_of_two(row.spacing_at_one),
-            row.overflow,
-        )
+        table.add_row(*map(str, cells(row)))
     for column in table.columns[1:-1]:
         column.justify, column.no_wrap, column.min_width = "right", True, None
     _print(table)

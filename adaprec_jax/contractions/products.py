@@ -117,7 +117,7 @@ def rounded_contraction(
     )  # fmt: skip
     weight = round_tensor(
         recipes.weight, frozen[1],
-        forward.weight if layout.in_time else after(activation.scale, forward.weight),
+        _weight_format(layout, activation.scale, forward.weight),
         data.states.weight,
         _key(data, "forward", "weight"), layout.weight, watching.axis_names,
     )  # fmt: skip
@@ -191,7 +191,7 @@ def _backward(
     )
     done = down.scale
     if wanted.activation:
-        fmt = dgrad.weight if layout.in_time else after(done, dgrad.weight)
+        fmt = _weight_format(layout, done, dgrad.weight)
         right = rounded("weight", "dgrad", weight, fmt)
         to_activation = linear_transpose(
             lambda a: layout.product(a, right.values), activation
@@ -236,6 +236,11 @@ def after(done: Array, fmt: Format) -> Format:
     return fmt._replace(
         mantissa_bits=lax.platform_dependent(done, bits, cpu=wait, default=go)
     )
+
+
+def _weight_format(layout: Layout, done: Array, fmt: Format) -> Format:
+    """Returns the weight's format, known `after` what is done except in a time loop."""
+    return fmt if layout.in_time else after(done, fmt)
 
 
 def _key(data: Data, product: str, role: str) -> Array | None:

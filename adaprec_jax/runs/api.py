@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from adaprec_jax.display import html_table, text_table
-from adaprec_jax.runs import environment, metrics, overrides, store
+from adaprec_jax.runs import metrics, overrides, store
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.load import from_json, load as load_config
 from adaprec_jax.runs.metrics_table import MetricsTable, metrics_table
@@ -103,14 +103,12 @@ def run(experiment: Experiment, *, out: str | Path = "runs") -> Run:
             f"{experiment!r}."
         )
     directory = store.locate(Path(out), experiment)
-    ended = store.outcome(directory)
-    if ended is None or not store.is_over(ended.state):
+    if (over := store.over(directory)) is None:
         from adaprec_jax.runs.run import run as train  # It imports JAX.
 
         train(experiment, out=Path(out))
         return load(directory)
-    store.experiment_of(directory)
-    for change in store.changes(directory, environment.code()):
+    for change in over.changes:
         warnings.warn(f"Since the run {directory}, {change}.", stacklevel=2)
     return load(directory)
 

@@ -33,6 +33,7 @@ from adaprec_jax.scaling import Recipe, Recipes
 from adaprec_jax.schedules import Schedule
 from adaprec_jax.tasks import order
 from adaprec_jax.tasks.task import Data, Split, Task
+from adaprec_jax.train import guard
 from adaprec_jax.train.state import Program, Stop, TrainState, init_state, stream
 
 # Steps between two looks at statistics that only a person looks at.
@@ -91,9 +92,9 @@ def _try_out(experiment: Experiment, program: Program) -> None:
     own = imports.targets(experiment.schedule)
     alone = isinstance(experiment.schedule, config.ImportedSchedule)
     with as_input_error(), imports.blamed(*own, always=alone):
-        plan = jax.jit(functools.partial(first_plan, program))()
+        plan, before, after = jax.jit(functools.partial(_first_decision, program))()
         plans.check(plan, program.table)
-        _check_state(program)
+        _check_state(before, after)
     for cost in experiment.costs:
         with imports.blamed(cost.target, always=True):
             counted = functools.partial(program.costs[cost.name], program.table)
@@ -105,27 +106,20 @@ def _try_out(experiment: Experiment, program: Program) -> None:
             )
 
 
-def _check_state(program: Program) -> None:
+def _check_state(before: PyTree, after: PyTree) -> None:
     """Refuses a schedule whose state changes its structure, shapes or dtypes.
 
     Raises:
         ValueError: It does.
     """
-    nothing = stats.empty(program.table, program.watch)
-    before = jax.eval_shape(lambda: program.schedule.init(program.table))
-    after = jax.eval_shape(
-        lambda state: program.schedule.update(jnp.int32(0), nothing, state)[1], before
-    )
     if jax.tree.structure(before) != jax.tree.structure(after):
         raise ValueError("The schedule's state has another structure after a step.")
-    for (path, old), new in zip(
-        jax.tree.leaves_with_path(before), jax.tree.leaves(after), strict=True
-    ):
-        if (old.shape, old.dtype) != (new.shape, new.dtype):
+    changed = guard.leaves_of(after)
+    for name, old in guard.leaves_of(before).items():
+        if (new := changed[name]) != old:
             raise ValueError(
-                f"The schedule's state has {new.dtype}{list(new.shape)} at "
-                f"{jax.tree_util.keystr(path)!r} after a step, {old.dtype}"
-                f"{list(old.shape)} before."
+                f"The schedule's state has {new.dtype}{list(new.shape)} at {name!r} "
+                f"after a step, {old.dtype}{list(old.shape)} before."
             )
 
 
@@ -174,10 +168,15 @@ def first_plan(program: Program) -> Plan:
     Raises:
         ValueError: A rule matches nothing, or the schedule's parts do not fit together.
     """
+    return _first_decision(program)[0]
+
+
+def _first_decision(program: Program) -> tuple[Plan, PyTree, PyTree]:
+    """Returns the plan of the first step, and the schedule's state around it."""
     nothing = stats.empty(program.table, program.watch)
-    state = program.schedule.init(program.table)
-    plan, _ = program.schedule.update(jnp.int32(0), nothing, state)
-    return plan
+    before = program.schedule.init(program.table)
+    plan, after = program.schedule.update(jnp.int32(0), nothing, before)
+    return plan, before, after
 
 
 def make_table(experiment: Experiment, task: Task) -> Table:

@@ -53,7 +53,8 @@ def demo(
         more: Arms beside those of the demo, each compiled on its own.
         as_json: Whether JSON is printed in place of the table.
     """
-    given = {**tabulated(), **controlled()}
+    bundled = (tabulated(), controlled())
+    given = [name for arms in bundled for name in arms]
     if taken := [name for name in more if not name or name in given]:
         raise InputError(
             f"An arm needs a name of its own, got {taken[0]!r}; the demo has "
@@ -61,7 +62,7 @@ def demo(
         )
     # First, because they may be wrong.
     own = [train_pack({name: arm}, seeds) for name, arm in more.items()]
-    packs = [train_pack(arms, seeds) for arms in (tabulated(), controlled())] + own
+    packs = [*(train_pack(arms, seeds) for arms in bundled), *own]
     found = json.dumps(arms_as_json(packs, _BASELINE), indent=2)
     path = out / "demo.json"
     with writing(path):

@@ -13,6 +13,7 @@ from adaprec_jax.precision import (
     Precision,
     SharedPrecision,
     Wgrad,
+    format_names as entry_names,
     late_switch,
     separate,
 )
@@ -153,12 +154,9 @@ def _is_even(entry: Entry) -> bool:
 
 def _names(entry: Entry) -> str:
     """Returns the formats by operand, or one name where all are the same."""
-    names = {}
-    for product, operands in separate(entry)._asdict().items():
-        for role, fmt in operands._asdict().items():
-            names[f"{product} {role}"] = formats.describe(fmt)
+    names = entry_names(entry)
     if len(set(names.values())) == 1:
         return next(iter(names.values()))
-    if isinstance(entry, SharedPrecision):
-        names = {role: formats.describe(fmt) for role, fmt in entry._asdict().items()}
-    return ", ".join(f"{operand} {name}" for operand, name in names.items())
+    return ", ".join(
+        f"{operand.replace('.', ' ')} {name}" for operand, name in names.items()
+    )

@@ -51,7 +51,7 @@ def listing(experiment: Experiment) -> Listing:
         first = jax.jit(functools.partial(first_plan, program))()
     later = dict(_later(experiment, program.table))
     lines = (
-        Line(c, plans.describe({"": first[c.name]}).removeprefix(": "), later[c.name])
+        Line(c, plans.describe_entry(first[c.name]), later[c.name])
         for c in program.table.contractions
     )
     return Listing(tuple(lines), program.table.not_reached)

@@ -26,7 +26,7 @@ from adaprec_jax.runs import environment, metrics, rows, sinks, store
 from adaprec_jax.runs.build import Built, build
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
-from adaprec_jax.runs.leaving import leave
+from adaprec_jax.runs.leaving import cursor, leave
 from adaprec_jax.runs.memory import check_fits
 from adaprec_jax.runs.store import Outcome
 from adaprec_jax.tasks import order
@@ -290,9 +290,8 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
     def ask(number: int, _: Any) -> None:
         asked.set()
         signal.signal(number, leave)
-        show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
         sys.stderr.write(
-            f"{show_cursor}adaprec: stops after this dispatch, with a checkpoint; "
+            f"{cursor()}adaprec: stops after this dispatch, with a checkpoint; "
             "Ctrl-C again stops at once.\n"
         )
 

@@ -56,6 +56,13 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
+class Over(NamedTuple):
+    """A run that is over, and what changed in the environment since."""
+
+    outcome: Outcome
+    changes: tuple[str, ...]
+
+
 class _Record(NamedTuple):
     """What `environment.json` holds."""
 
@@ -149,6 +156,19 @@ def experiment_of(directory: Path) -> Experiment:
             "is another run; `adaprec run` begins it."
         )
     return experiment
+
+
+def over(directory: Path) -> Over | None:
+    """Returns how a run ended in whose directory nothing is left to do, else None.
+
+    Raises:
+        InputError: As `experiment_of`.
+    """
+    ended = outcome(directory)
+    if ended is None or not is_over(ended.state):
+        return None
+    experiment_of(directory)
+    return Over(ended, changes(directory, environment.code()))
 
 
 def check_writable(out: Path) -> None:

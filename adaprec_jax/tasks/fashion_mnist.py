@@ -12,14 +12,21 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from adaprec_jax.tasks import files, network, objectives, pinned
 from adaprec_jax.tasks.files import DataError
 from adaprec_jax.tasks.network import Model
-from adaprec_jax.tasks.task import Batch, Data, Split, Task, from_network, gather_rows
+from adaprec_jax.tasks.task import (
+    Batch,
+    Data,
+    Split,
+    Task,
+    from_network,
+    gather_rows,
+    widen,
+)
 
 SOURCE = files.Source(
     base_url=(
@@ -102,4 +109,4 @@ def _read_idx(compressed: bytes, sha256: str) -> UInt8[np.ndarray, "..."]:
 
 
 def _pixels(images: UInt8[Array, "..."]) -> Float[Array, "..."]:
-    return images.astype(jnp.float32)[..., None] / 255
+    return widen(images)[..., None]

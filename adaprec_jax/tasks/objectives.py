@@ -30,8 +30,9 @@ def classification(classes: int | None = None) -> Objective:
     def scores(
         logits: Float[Array, "batch classes"], labels: Integer[Array, " batch"]
     ) -> Scores:
-        *batch, found = logits.shape or (0,)
-        if tuple(batch) != labels.shape or found != (classes or found):
+        if logits.shape[:-1] != labels.shape or (
+            classes and logits.shape[-1] != classes
+        ):
             raise ValueError(
                 f"The model's outputs {logits.shape} must be logits, "
                 f"{(*labels.shape, classes or 'classes')}."
