@@ -262,6 +262,16 @@ def unscale(grads: PyTree, state: LossScalingState) -> PyTree:
     return jax.tree.map(one, grads)
 
 
+def masters(params: PyTree, state: LossScalingState) -> PyTree:
+    """Returns the master of each parameter that has one, else the parameter.
+
+    >>> state = static(optax.sgd(1.0), 4.0).init(jnp.zeros(2))
+    >>> print(masters(jnp.zeros(2), state))
+    [0. 0.]
+    """
+    return jax.tree.map(_wide_param, params, state.master)
+
+
 def apply(params: PyTree, updates: PyTree, state: LossScalingState) -> PyTree:
     """Returns the new parameters, each in its dtype.
 
@@ -405,7 +415,7 @@ def _loss_scaling(
             grads = unscale(updates, state)
             wide = None
             if params is not None:
-                wide = jax.tree.map(_wide_param, params, state.master)
+                wide = masters(params, state)
             # Adam and others mix dtypes (int32 counts with float32 moments), which
             # strict promotion, where a user has set it, forbids.
             with jax.numpy_dtype_promotion("standard"):

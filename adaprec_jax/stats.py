@@ -210,7 +210,7 @@ def _gathered(sums: TensorStats, ratio: str, *fields: str) -> list[Array]:
     if missing:
         raise ValueError(
             f"{ratio} is formed from {missing}, which the step did not gather: "
-            f"put {ratio!r} among the quantities of its Watch (in a config, of "
-            "schedule.reads)."
+            f"put {ratio!r} among the quantities of its Watch (of the schedule's, "
+            "if it is one that reads)."
         )
     return [getattr(sums, field) for field in fields]

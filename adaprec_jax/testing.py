@@ -7,7 +7,8 @@ broken; in a test of your own package one line is enough:
         check_schedule(my_schedule(low=4, high=8))
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,11 +19,14 @@ from jaxtyping import Array
 from adaprec_jax import formats, plan as plans, stats as statistics
 from adaprec_jax.contractions.statistics import Stats
 from adaprec_jax.contractions.table import Contraction, Table
+from adaprec_jax.contractions.weights import Weight, Weights
+from adaprec_jax.precision import Plan
 from adaprec_jax.scaling import Recipe
-from adaprec_jax.schedules import Schedule
+from adaprec_jax.schedules import Schedule, observed
 
 _STEPS = 12
 _FAR = (1e-9, 1e9)  # beyond whatever a schedule compares a loss with
+_EXTREMES = (0.0, 1.0, 3e38)
 
 
 def table() -> Table:
@@ -39,6 +43,7 @@ def table() -> Table:
             macs=24,
             executions=1,
             differentiated=True,
+            parameter=f"{name}/kernel" if right == "weight" else "",
         )
 
     return Table(
@@ -52,11 +57,12 @@ def table() -> Table:
 
 
 def check_schedule(schedule: Schedule, tried_on: Table | None = None) -> None:
-    """Checks what every schedule promises, with made-up statistics.
+    """Checks what every schedule promises, with made-up statistics and weights.
 
-    Every plan covers the table and is finite; plan and state keep their structure,
-    shapes and dtypes; the jitted, scanned and mapped updates equal the eager one to
-    the bit; statistics of a step that was not finite change no decision.
+    Every plan covers the table and is finite, also with statistics of zeros, ones and
+    huge numbers; plan and state keep their structure, shapes and dtypes; the jitted,
+    scanned and mapped updates equal the eager one to the bit; statistics that are NaN,
+    or of a step that was not finite, change no decision.
 
     Args:
         schedule: The schedule.
@@ -71,55 +77,46 @@ def check_schedule(schedule: Schedule, tried_on: Table | None = None) -> None:
     contractions = table() if tried_on is None else tried_on
     first = schedule.init(contractions)
     run = [_made_up(contractions, seed) for seed in range(_STEPS)]
-    update = jax.jit(schedule.update)
+    weights = [_made_up_weights(contractions, seed) for seed in range(_STEPS)]
+
+    def turn(step: Array, seen: Stats, weights: Weights, state: Any) -> Any:
+        plan, state = schedule.update(step, seen, state)
+        state = observed(schedule, step, weights, state)
+        return plan, state, schedule.signals(state)
+
+    jitted = jax.jit(turn)
     decided, state = [], first
-    for step, seen in enumerate(run):
-        plan, after = update(jnp.int32(step), seen, state)
-        try:
-            plans.check(plan, contractions)
-        except ValueError as error:
-            raise AssertionError(f"At step {step}: {error}") from error
+    for step, (seen, weight) in enumerate(zip(run, weights, strict=True)):
+        plan, after, signals = jitted(jnp.int32(step), seen, weight, state)
+        _usable(plan, contractions, f"At step {step}")
         _alike(f"the state after step {step}", state, after)
         _alike(f"the plan of step {step}", decided[0] if decided else plan, plan)
+        for name, by_path in signals.items():
+            _fits(name, by_path, contractions)
         decided.append(plan)
         state = after
-    eager, _ = schedule.update(jnp.int32(0), run[0], first)
+    eager, *_ = turn(jnp.int32(0), run[0], weights[0], first)
     _equal("The eager update differs from the jitted one", eager, decided[0])
+    steps = jnp.arange(_STEPS, dtype=jnp.int32)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *run)
+    stacked_weights = jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
 
-    def turn(state: Any, x: tuple[Array, Stats]) -> tuple[Any, Any]:
-        plan, state = schedule.update(*x, state)
+    def scan_turn(state: Any, x: tuple[Array, Stats, Weights]) -> tuple[Any, Any]:
+        plan, state, _ = turn(*x, state)
         return state, plan
 
-    _, scanned = jax.lax.scan(
-        turn,
-        first,
-        (jnp.arange(_STEPS, dtype=jnp.int32), stacked),
-    )
+    _, scanned = jax.lax.scan(scan_turn, first, (steps, stacked, stacked_weights))
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *decided)
     _equal("The scanned updates differ from those step by step", scanned, together)
     pair = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), first)
-    mapped, _ = jax.vmap(schedule.update, in_axes=(None, None, 0), axis_size=2)(
-        jnp.int32(0), run[0], pair
+    mapped, *_ = jax.vmap(turn, in_axes=(None, None, None, 0), axis_size=2)(
+        jnp.int32(0), run[0], weights[0], pair
     )
     mapped = jax.tree.map(lambda leaf: leaf[0], mapped)
     _equal("The mapped update differs from one alone", mapped, decided[0])
-    unknown = jax.tree.map(
-        lambda leaf: jnp.full_like(leaf, jnp.nan if leaf.dtype == "float32" else 0),
-        run[0],
-    )
-    far = [
-        seen._replace(loss=jnp.float32(x), gradient_norm=jnp.float32(x))
-        for seen, x in zip(run, _FAR, strict=False)
-    ]
-    kept, *others = (
-        update(jnp.int32(_STEPS), seen._replace(finite=jnp.bool_(False)), state)
-        for seen in (unknown, *far)
-    )
-    for other in others:
-        _equal(
-            "Statistics of a step that was not finite change a decision", kept, other
-        )
+    _check_unknown(schedule, run, state)
+    for value in _EXTREMES:
+        _check_extreme(schedule, contractions, value)
 
 
 def check_quantizer(
@@ -202,6 +199,45 @@ def check_recipe(recipe: Recipe, key: Array | None = None) -> None:
     _alike("the state", state, recipe.update(state, jnp.float32(3)))
 
 
+def _check_unknown(schedule: Schedule, run: Sequence[Stats], state: Any) -> None:
+    """Checks that what is not known, or not finite, changes no decision."""
+    update, last = jax.jit(schedule.update), jnp.int32(_STEPS)
+    unknown = _filled(run[0], jnp.nan)
+    far = [
+        seen._replace(loss=jnp.float32(x), gradient_norm=jnp.float32(x))
+        for seen, x in zip(run, _FAR, strict=False)
+    ]
+    kept, *others = (
+        update(last, seen._replace(finite=jnp.bool_(False)), state)
+        for seen in (unknown, *far)
+    )
+    for other in others:
+        _equal(
+            "Statistics of a step that was not finite change a decision", kept, other
+        )
+    _equal("NaN changes a decision", kept[0], update(last, unknown, state)[0])
+
+
+def _check_extreme(schedule: Schedule, table: Table, value: float) -> None:
+    """Checks that statistics and weights of one number everywhere give plans."""
+    update, state = jax.jit(schedule.update), schedule.init(table)
+    fill = functools.partial(jnp.full_like, fill_value=value)
+    weights = jax.tree.map(fill, _made_up_weights(table, 0))
+    for step in range(_STEPS):
+        seen = _filled(_made_up(table, 0), value)
+        plan, state = update(jnp.int32(step), seen, state)
+        state = observed(schedule, jnp.int32(step), weights, state)
+        _usable(plan, table, f"With statistics that are all {value}")
+
+
+def _usable(plan: Plan, table: Table, when: str) -> None:
+    """Checks that a plan covers the table and is finite."""
+    try:
+        plans.check(plan, table)
+    except ValueError as error:
+        raise AssertionError(f"{when}: {error}") from error
+
+
 def _made_up(table: Table, seed: int) -> Stats:
     """Returns random statistics of one step."""
     random = np.random.default_rng(seed)
@@ -212,6 +248,39 @@ def _made_up(table: Table, seed: int) -> Stats:
     # Over many decades, so that whatever the schedule compares them with is passed.
     loss, norm = jnp.asarray(10.0 ** random.uniform(-6, 6, 2), jnp.float32)
     return known._replace(loss=loss, gradient_norm=norm, finite=jnp.bool_(True))
+
+
+def _made_up_weights(table: Table, seed: int) -> Weights:
+    """Returns random weights of the contractions that have one, with their changes."""
+    random = np.random.default_rng(seed)
+
+    def draw(c: Contraction) -> Array:
+        return jnp.asarray(random.normal(size=(*c.axes, *c.shapes[1])), jnp.float32)
+
+    return {
+        c.name: Weight(draw(c), draw(c), draw(c))
+        for c in table.contractions
+        if c.parameter
+    }
+
+
+def _filled(stats: Stats, value: float) -> Stats:
+    """Returns statistics whose every number is `value`, of a step that was finite."""
+    filled = jax.tree.map(
+        lambda leaf: jnp.full_like(leaf, value if leaf.dtype == "float32" else 0), stats
+    )
+    return filled._replace(finite=jnp.bool_(True))
+
+
+def _fits(signal: str, by_path: Mapping[str, Array], table: Table) -> None:
+    """Checks that a signal is about contractions of the table, over their axes."""
+    axes = {c.name: c.axes for c in table.contractions}
+    for path, value in by_path.items():
+        _hold(f"the signal {signal!r} is about {path!r}, which is no contraction",
+              path in axes)  # fmt: skip
+        _hold(f"the signal {signal!r} of {path!r} must be float32{axes[path]}, got "
+              f"{value.dtype}{value.shape}",
+              (value.dtype, value.shape) == ("float32", axes[path]))  # fmt: skip
 
 
 def _alike(what: str, before: Any, after: Any) -> None:

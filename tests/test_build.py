@@ -168,7 +168,9 @@ OTHER = {"kind": "two_threshold", "every": 30, "signal": "saturation_fraction"}
 )
 def test_what_is_gathered_is_what_somebody_reads(settings, quantities, roles, every):
     tree = tiny().model_dump(mode="json") | settings
-    watch, gather_every = make_watch(validate(tree))
+    experiment = validate(tree)
+    schedule = make_schedule(experiment.schedule, experiment.steps)
+    watch, gather_every = make_watch(experiment, schedule)
     assert set(watch.quantities) == quantities
     assert set(watch.roles) == roles
     assert gather_every == every

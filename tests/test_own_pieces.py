@@ -146,7 +146,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def experiment(factory: str, arguments: str = "{}", *more: str):
     schedule = f'{{"kind":"import","target":"own_pieces:{factory}"'
-    schedule += f',"arguments":{arguments},"every":2,"reads":["rms"]}}'
+    schedule += f',"arguments":{arguments}}}'
     settings = [*SETTINGS, f"schedule={schedule}", *more]
     return overrides.apply(load("digits-cpt"), settings)
 

@@ -163,11 +163,24 @@ def test_a_change_between_formats_of_one_width_is_written():
         )
         for name in names
     ]
-    seen = Metrics({}, np.stack(plans), {}, np.zeros(3, bool))
+    seen = Metrics({}, np.stack(plans), {}, {}, np.zeros(3, bool))
     layout = rows.layout(program, (), log_every=100)
     written = dict(rows.rows(layout, np.arange(5, 8), seen, plans[0]))
     assert [*written] == [6]
     assert set(written[6].values()) == {8.0}
+
+
+def test_the_numbers_of_a_schedule_are_written_where_it_has_some():
+    program = build(tiny()).program
+    first, *_, last = record.rows(program.table)
+    layers = len(record.rows(program.table))
+    sums = np.full((2, layers), np.nan, np.float32)
+    sums[:, 0] = 3, 4
+    plan = np.zeros((2, layers, 6, 7), np.float32)
+    seen = Metrics({}, plan, {}, {"sum": sums}, np.zeros(2, bool))
+    layout = rows.layout(program, (), log_every=2)
+    (row,) = rows.rows(layout, np.arange(5, 7), seen, plan[0])
+    assert row == (6, {f"signal/sum/{first}": 4.0})
 
 
 def test_a_diverged_run_says_in_which_step_and_layer_it_began(tmp_path):

@@ -584,7 +584,11 @@ def test_the_controller_acts_on_the_larger_known_signal_of_its_roles():
 
 def test_the_controller_takes_a_signal_of_ones_own():
     schedule = CONTROLLER(
-        low=-30.0, high=-20.0, signal=lambda sums: -sqnr_db(sums), roles=["gradient"]
+        low=-30.0,
+        high=-20.0,
+        signal=lambda sums: -sqnr_db(sums),
+        quantities=["sqnr_db"],
+        roles=["gradient"],
     )
     stats = filled(1.0)  # as much noise as signal: 0 dB
     plan, _ = schedule.update(jnp.int32(0), stats, schedule.init(TABLE))

@@ -53,7 +53,7 @@ def fake_run(*, halts_at=None, ill_from=99, stops_at=99, start=0, runs=()):
         }
         weight = np.inf if done[-1] >= ill_from else 1.0
         state = fake_state(done[-1], weight, halted[-1])
-        return state, Metrics(scalars, None, {}, halted)
+        return state, Metrics(scalars, None, {}, {}, halted)
 
     def note(name):
         return lambda step, _: log.append((name, step))

@@ -12,6 +12,7 @@ from adaprec_jax.contractions.transform import (
     value_and_grad,
     with_precision,
 )
+from adaprec_jax.contractions.weights import Weight, Weights, weights_of
 
 __all__ = [
     "Compute",
@@ -23,9 +24,12 @@ __all__ = [
     "Table",
     "TensorStats",
     "Watch",
+    "Weight",
+    "Weights",
     "contraction_table",
     "init_recipes",
     "update_recipes",
     "value_and_grad",
+    "weights_of",
     "with_precision",
 ]

@@ -143,6 +143,7 @@ def _visit_contraction(
         macs=macs,
         executions=context.executions,
         differentiated=context.differentiated,
+        parameter=parameter,
     )
     log.sites[context.position] = Site(contraction, weight_side, context.slots, members)
     return [derived(sources)]

@@ -25,6 +25,8 @@ class Contraction(NamedTuple):
         macs: Multiply-accumulates of one execution of the forward product.
         executions: How often it runs per call; None in the body of a `while` loop.
         differentiated: Whether dgrad and wgrad can run; false in a `while` loop.
+        parameter: Path of the parameter in the weight slot, with its leaf; "" if none
+            reaches it. Of several that are combined on the way, the first.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Contraction(NamedTuple):
     macs: int
     executions: int | None
     differentiated: bool
+    parameter: str = ""
 
 
 class NotReached(NamedTuple):

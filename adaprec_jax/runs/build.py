@@ -8,7 +8,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,11 +140,12 @@ def make_program(experiment: Experiment, task: Task) -> Program:
     Raises:
         ValueError: An argument is out of range.
     """
-    watch, gather_every = make_watch(experiment)
+    schedule = make_schedule(experiment.schedule, experiment.steps)
+    watch, gather_every = make_watch(experiment, schedule)
     return Program(
         loss=task.loss,
         table=make_table(experiment, task),
-        schedule=make_schedule(experiment.schedule, experiment.steps),
+        schedule=schedule,
         transformation=make_transformation(experiment),
         options=Options(
             recipes=make_recipes(experiment.scaling),
@@ -230,24 +231,23 @@ def make_schedule(settings: config.Schedule, steps: int) -> Schedule:
     return schedules.piecewise(boundaries, entries)
 
 
-def make_watch(experiment: Experiment) -> tuple[Watch, int]:
+def make_watch(experiment: Experiment, schedule: Schedule) -> tuple[Watch, int]:
     """Returns which statistics are gathered, and every how many steps.
 
-    They are those that a schedule reads, those to be logged, and for the display the
+    They are those that the schedule reads, those to be logged, and for the display the
     saturation, as often as the others.
     """
-    readers = list(_readers(experiment.schedule))
-    signals = {signal for reader in readers for signal in _signals(reader)}
-    logged = set(experiment.statistics)
-    roles = {role for reader in readers for role in reader.roles}
-    every = [reader.every for reader in readers]
+    reads, logged = schedule.reads, set(experiment.statistics)
+    every = [schedule.every] if reads.quantities else []
+    roles = set(reads.roles)
     if logged:
         every.append(experiment.log_every)
-    if logged or not readers:
+    if logged or not reads.quantities:
         roles = set(Recipes._fields)
     watch = Watch(
-        quantities=tuple(sorted(signals | logged | {"saturation_fraction"})),
+        quantities=tuple(sorted({*reads.quantities, *logged, "saturation_fraction"})),
         roles=tuple(role for role in Recipes._fields if role in roles),
+        what_if=reads.what_if,
     )
     return watch, math.gcd(*every) or _GLANCE
 
@@ -359,24 +359,6 @@ def _try_rounding(recipe: Recipe, target: str) -> None:
             f"{target}: rounding a float32 tensor (4, 3) must give one of "
             f"that shape and dtype, and a scale (1, 1), got {shapes}."
         )
-
-
-_Reader: TypeAlias = config.TwoThreshold | config.ImportedSchedule
-
-
-def _signals(reader: _Reader) -> tuple[str, ...]:
-    return (reader.signal,) if isinstance(reader, config.TwoThreshold) else reader.reads
-
-
-def _readers(settings: config.Schedule) -> Iterator[_Reader]:
-    """Yields the parts of a schedule that read statistics."""
-    if isinstance(settings, config.TwoThreshold):
-        yield settings
-    if isinstance(settings, config.ImportedSchedule) and settings.reads:
-        yield settings
-    if isinstance(settings, config.PerLayer):
-        for part in (*(rule.schedule for rule in settings.rules), settings.default):
-            yield from _readers(part)
 
 
 def _variables(

@@ -2,6 +2,7 @@
 
 loss, accuracy, gradient_norm, ...        every `log_every` steps
 underflow_fraction/Dense_0/activation     where statistics were asked for
+signal/gradient_diversity/Dense_0         numbers that a schedule decides from
 cost, bits/Dense_0/forward.activation     at the first step, and where formats change
 validation/now/accuracy                   where the model was evaluated
 """
@@ -73,6 +74,7 @@ def rows(
         changed = number == 1 or (plans[k] != earlier[k]).any()
         if number % layout.log_every == 0 or metrics.halted[k]:
             row |= {name: float(column[k]) for name, column in metrics.scalars.items()}
+            row |= _signals(layout, metrics, k)
             if number % layout.gather_every == 0:
                 row |= _statistics(layout, metrics, k)
         if changed:
@@ -117,6 +119,16 @@ def _bits(layout: Layout, bits: Bits) -> dict[str, float]:
         f"bits/{layer}/{operand}": float(bits[i, j])
         for i, layer in enumerate(layout.layers)
         for j, operand in enumerate(OPERANDS)
+    }
+
+
+def _signals(layout: Layout, metrics: Metrics, step: int) -> dict[str, float]:
+    """Returns the schedule's own numbers; a layer about which it has none has no row."""
+    return {
+        f"signal/{name}/{layer}": float(values[step, i])
+        for name, values in metrics.signals.items()
+        for i, layer in enumerate(layout.layers)
+        if not np.isnan(values[step, i])
     }
 
 

@@ -11,7 +11,14 @@ from adaprec_jax.schedules.cpt import cpt
 from adaprec_jax.schedules.cyclic import cyclic
 from adaprec_jax.schedules.late_switch import late_switch
 from adaprec_jax.schedules.piecewise import piecewise
-from adaprec_jax.schedules.schedule import Schedule, Scope, select
+from adaprec_jax.schedules.schedule import (
+    Schedule,
+    Scope,
+    Signals,
+    observed,
+    reads_of,
+    select,
+)
 from adaprec_jax.schedules.tabulated import TabulatedState, shuffled, stack, tabulated
 from adaprec_jax.schedules.two_threshold import two_threshold
 from adaprec_jax.schedules.warmup import warmup
@@ -19,6 +26,7 @@ from adaprec_jax.schedules.warmup import warmup
 __all__ = [
     "Schedule",
     "Scope",
+    "Signals",
     "TabulatedState",
     "bits",
     "clip",
@@ -29,8 +37,10 @@ __all__ = [
     "hold",
     "join",
     "late_switch",
+    "observed",
     "per_layer",
     "piecewise",
+    "reads_of",
     "select",
     "shuffled",
     "stack",

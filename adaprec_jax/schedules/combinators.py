@@ -1,7 +1,8 @@
 """Schedules made of schedules: in time, by path, within bounds, later, less often."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,18 @@ from jaxtyping import Array, Int32, PyTree
 from adaprec_jax import formats
 from adaprec_jax.contractions.statistics import Stats
 from adaprec_jax.contractions.table import Table
+from adaprec_jax.contractions.weights import Weights
 from adaprec_jax.formats import WIDEST_INTEGER, Format
 from adaprec_jax.plan import assign
 from adaprec_jax.precision import Entry, Plan
-from adaprec_jax.schedules.schedule import Schedule, select
+from adaprec_jax.schedules.schedule import (
+    Schedule,
+    Scope,
+    Signals,
+    observed,
+    reads_of,
+    select,
+)
 from adaprec_jax.stats import empty
 
 
@@ -72,7 +81,22 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
         plan = {path: _choose(active, [p[path] for p in plans]) for path in plans[0]}
         return plan, state._replace(parts=tuple(parts))
 
-    return Schedule(init, update)
+    def observe(
+        step: Int32[Array, ""], weights: Weights, state: JoinState
+    ) -> JoinState:
+        active = jnp.sum(step >= state.boundaries, dtype=jnp.int32)
+        parts = []
+        for k, (schedule, before) in enumerate(
+            zip(schedules, state.parts, strict=True)
+        ):
+            start = state.boundaries[k - 1] if k else 0
+            after = observed(schedule, jnp.maximum(step - start, 0), weights, before)
+            parts.append(select(active == k, after, before))
+        return state._replace(parts=tuple(parts))
+
+    joined = _together(schedules, init, update, observe, lambda state: state.parts)
+    # The parts count from their own beginning.
+    return joined._replace(every=math.gcd(joined.every, *boundaries))
 
 
 class PerLayerState(NamedTuple):
@@ -80,10 +104,12 @@ class PerLayerState(NamedTuple):
 
     Attributes:
         parts: States of the schedules, the default's last.
+        scopes: The contractions of each.
         owner: For each path, which of them decides, over the plan axes.
     """
 
     parts: tuple[PyTree, ...]
+    scopes: tuple[Scope, ...]
     owner: dict[str, Int32[Array, "..."]]
 
 
@@ -110,17 +136,19 @@ def per_layer(rules: Mapping[str, Schedule], default: Schedule) -> Schedule:
 
     def init(table: Table) -> PerLayerState:
         owner = assign(tuple(rules), table)
-        parts = (
-            schedule.init(
-                table._replace(
-                    contractions=tuple(
-                        c for c in table.contractions if np.any(owner[c.name] == k)
-                    )
+        tables = [
+            table._replace(
+                contractions=tuple(
+                    c for c in table.contractions if np.any(owner[c.name] == k)
                 )
             )
-            for k, schedule in enumerate(schedules)
+            for k in range(len(schedules))
+        ]
+        return PerLayerState(
+            parts=tuple(s.init(t) for s, t in zip(schedules, tables, strict=True)),
+            scopes=tuple(map(Scope, tables)),
+            owner=jax.tree.map(jnp.asarray, owner),
         )
-        return PerLayerState(tuple(parts), jax.tree.map(jnp.asarray, owner))
 
     def update(
         step: Int32[Array, ""], stats: Stats, state: PerLayerState
@@ -135,7 +163,18 @@ def per_layer(rules: Mapping[str, Schedule], default: Schedule) -> Schedule:
         }
         return plan, state._replace(parts=tuple(part for _, part in decided))
 
-    return Schedule(init, update)
+    def observe(
+        step: Int32[Array, ""], weights: Weights, state: PerLayerState
+    ) -> PerLayerState:
+        parts = []
+        for schedule, part, scope in zip(
+            schedules, state.parts, state.scopes, strict=True
+        ):
+            own = {n: weights[n] for n in scope.table.names if n in weights}
+            parts.append(observed(schedule, step, own, part))
+        return state._replace(parts=tuple(parts))
+
+    return _together(schedules, init, update, observe, lambda state: state.parts)
 
 
 class ClipState(NamedTuple):
@@ -183,7 +222,7 @@ def clip(schedule: Schedule, *, min_bits: int, max_bits: int) -> Schedule:
         )
         return clipped, state._replace(inner=inner)
 
-    return Schedule(init, update)
+    return _around(schedule, init, update)
 
 
 class DelayState(NamedTuple):
@@ -230,7 +269,7 @@ def delay(schedule: Schedule, steps: int) -> Schedule:
         plan = jax.tree.map(lambda leaf: leaf[0], queue)
         return plan, DelayState(inner, jax.tree.map(lambda leaf: leaf[1:], queue))
 
-    return Schedule(init, update)
+    return _around(schedule, init, update)
 
 
 class HoldState(NamedTuple):
@@ -271,7 +310,39 @@ def hold(schedule: Schedule, every: int) -> Schedule:
         plan = select(step % state.every == 0, decided, state.plan)
         return plan, state._replace(inner=inner, plan=plan)
 
-    return Schedule(init, update)
+    return _around(schedule, init, update)
+
+
+def _around(
+    schedule: Schedule, init: Callable[..., Any], update: Callable[..., Any]
+) -> Schedule:
+    """Returns a schedule that looks at what the one inside of it looks at."""
+
+    def observe(step: Int32[Array, ""], weights: Weights, state: Any) -> Any:
+        return state._replace(inner=observed(schedule, step, weights, state.inner))
+
+    return _together([schedule], init, update, observe, lambda state: (state.inner,))
+
+
+def _together(
+    schedules: Sequence[Schedule],
+    init: Callable[..., Any],
+    update: Callable[..., Any],
+    observe: Callable[..., Any],
+    parts: Callable[[Any], Sequence[PyTree]],
+) -> Schedule:
+    """Returns a schedule that looks at all that its parts look at."""
+    reads, every = reads_of(schedules)
+    looks = any(schedule.observe for schedule in schedules)
+
+    def signals(state: PyTree) -> Signals:
+        found: dict[str, dict[str, Array]] = {}
+        for schedule, part in zip(schedules, parts(state), strict=True):
+            for name, by_path in schedule.signals(part).items():
+                found[name] = found.get(name, {}) | dict(by_path)
+        return found
+
+    return Schedule(init, update, reads, every, observe if looks else None, signals)
 
 
 def _first_plan(schedule: Schedule, table: Table, state: PyTree) -> Plan:
@@ -302,6 +373,7 @@ def _clip_format(
         signed, unsigned = (formats.integer(bits, signed=s) for s in (True, False))
         return select(fmt.min_value < 0, signed, unsigned)
 
+    fmt = jax.tree.map(jnp.asarray, fmt)
     width = formats.bits(fmt)
     # An integer format is the one that equals the integer format of its width.
     same = jax.tree.map(jnp.equal, fmt, integer(jnp.clip(width, 1, WIDEST_INTEGER)))

@@ -1,17 +1,40 @@
-"""What a schedule is: two pure functions, as an optax transformation is."""
+"""What a schedule is: two pure functions, as an optax transformation is.
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+One that learns from the weights, and not only from statistics, has a third.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int32, PyTree
+from jax import lax
+from jaxtyping import Array, Bool, Float32, Int32, PyTree
 
-from adaprec_jax.contractions.statistics import Stats
+from adaprec_jax.contractions.statistics import ROLES, Stats, Watch
 from adaprec_jax.contractions.table import Table
+from adaprec_jax.contractions.weights import Weights
+from adaprec_jax.formats import Format, describe
 from adaprec_jax.precision import Plan
 
 Tree = TypeVar("Tree", bound=PyTree)
+
+
+# By name and path, over the plan axes.
+Signals: TypeAlias = Mapping[str, Mapping[str, Float32[Array, "*axes"]]]
+
+NOTHING = Watch(roles=())
+
+
+def no_signals(state: PyTree) -> Signals:
+    """Returns that a schedule has no numbers of its own to log.
+
+    >>> no_signals(())
+    {}
+    """
+    del state
+    return {}
 
 
 class Schedule(NamedTuple):
@@ -32,6 +55,16 @@ class Schedule(NamedTuple):
             the first step `adaprec_jax.stats.empty`), and the state; returns the plan
             of this step and the new state. Statistics that are not `finite`, NaN or of
             no elements change no decision.
+        reads: The statistics that `update` is shown.
+        every: Calls from one look at statistics and weights to the next. Statistics
+            are fresh in calls that are multiples of it.
+        observe: Takes the number of calls so far, the weights with what the step did to
+            them, and the state; returns the new state. It is called at the end of every
+            `every`-th step, before an `update` in which statistics are fresh, and what
+            it returns is dropped where the step was skipped. None for a schedule that
+            looks at no weight.
+        signals: Takes the state; returns the numbers that decisions are taken from, by
+            name and path, float32 over the plan axes. They are logged.
 
     >>> from adaprec_jax import contractions, plan as plans, schedules, stats
     >>> params = {"Dense_0": {"kernel": jnp.eye(2)}}
@@ -47,6 +80,10 @@ class Schedule(NamedTuple):
 
     init: Callable[[Table], PyTree]
     update: Callable[[Int32[Array, ""], Stats, PyTree], tuple[Plan, PyTree]]
+    reads: Watch = NOTHING
+    every: int = 1
+    observe: Callable[[Int32[Array, ""], Weights, PyTree], PyTree] | None = None
+    signals: Callable[[PyTree], Signals] = no_signals
 
 
 @jax.tree_util.register_static
@@ -67,3 +104,62 @@ def select(condition: Bool[Array, "..."], yes: Tree, no: Tree) -> Tree:
     {'bits': Array([4, 8], dtype=int32)}
     """
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def observed(
+    schedule: Schedule,
+    step: Int32[Array, ""],
+    weights: Weights,
+    state: PyTree,
+    applied: Bool[Array, ""] | None = None,
+) -> PyTree:
+    """Returns the state of a schedule after a step's weights were there to be seen.
+
+    Args:
+        schedule: The schedule.
+        step: Number of calls before this one.
+        weights: What the step did to them.
+        state: Of the schedule.
+        applied: Whether the step was not skipped; None if that is known.
+
+    >>> observed(Schedule(lambda table: 0, lambda step, stats, state: ({}, state)),
+    ...          jnp.int32(0), {}, 0)
+    0
+    """
+    observe = schedule.observe
+    if observe is None:
+        return state
+
+    # The test of the step is one for a pack of runs, so the condition stays one.
+    def look() -> PyTree:
+        after = observe(step, weights, state)
+        return after if applied is None else select(applied, after, state)
+
+    return lax.cond((step + 1) % schedule.every == 0, look, lambda: state)
+
+
+def reads_of(schedules: Sequence[Schedule]) -> tuple[Watch, int]:
+    """Returns what several schedules read together, and how many calls apart.
+
+    Raises:
+        ValueError: Two ask about different formats under one name.
+
+    >>> from adaprec_jax.plan import integers
+    >>> from adaprec_jax.schedules import constant
+    >>> reads_of([constant(integers(4, 8))])
+    (Watch(quantities=(), roles=(), what_if={}), 1)
+    """
+    readers = [s for s in schedules if s.reads.quantities or s.observe]
+    what_if: dict[str, Format] = {}
+    for reader in readers:
+        for name, fmt in reader.reads.what_if.items():
+            if describe(what_if.setdefault(name, fmt)) != describe(fmt):
+                raise ValueError(
+                    f"Two schedules ask about different formats called {name!r}."
+                )
+    watches = [reader.reads for reader in readers]
+    return Watch(
+        quantities=tuple(sorted({q for watch in watches for q in watch.quantities})),
+        roles=tuple(r for r in ROLES if any(r in watch.roles for watch in watches)),
+        what_if=what_if,
+    ), math.gcd(*(reader.every for reader in readers)) or 1

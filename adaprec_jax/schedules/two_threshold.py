@@ -7,7 +7,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from adaprec_jax.contractions.statistics import ROLES, Stats, TensorStats
+from adaprec_jax.contractions.statistics import (
+    ROLES,
+    Stats,
+    TensorStats,
+    Watch,
+    fields_of,
+)
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.plan import fill, integers
 from adaprec_jax.precision import Plan
@@ -75,6 +81,7 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
     patience: int = 1,
     every: int = 10,
     signal: Callable[[TensorStats], Float32[Array, "..."]] = underflow_fraction,
+    quantities: Sequence[str] | None = None,
     roles: Sequence[str] = ("activation", "weight"),
 ) -> Schedule:
     """Moves the integer bits of each layer by one to keep a signal in a band.
@@ -99,6 +106,8 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
         every: Calls from one check to the next, at least 1.
         signal: A number to keep in the band, larger where precision is too low: a
             ratio of `adaprec_jax.stats`, or a function of one's own.
+        quantities: What the signal is formed from; by default the signal itself, which
+            must then be a ratio of `adaprec_jax.stats`.
         roles: The tensors whose signal counts; the largest of those known. One or more
             of "activation", "weight" and "gradient".
 
@@ -123,6 +132,9 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
         )
     if not roles or not set(roles) <= set(ROLES):
         raise ValueError(f"Expected one or more of {ROLES} as roles, got {roles}.")
+    if quantities is None:
+        quantities = (getattr(signal, "__name__", "the signal"),)
+    fields_of(tuple(quantities))  # says which are unknown
     integers(max_bits, gradient_bits)  # says what is wrong with a width out of range
     thresholds = Thresholds(
         low=jnp.float32(low),
@@ -159,7 +171,8 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
             plan[name], decisions[name] = fill(contraction, entry), decision
         return plan, state._replace(decisions=decisions)
 
-    return Schedule(init, update)
+    watched = Watch(tuple(quantities), tuple(role for role in ROLES if role in roles))
+    return Schedule(init, update, reads=watched, every=every)
 
 
 def _decide(

@@ -176,6 +176,21 @@ def quantities(
     return {name: getattr(stats, name)(sums) for name in watch.quantities}
 
 
+def pack_signals(
+    signals: Mapping[str, Mapping[str, Array]], table: Table
+) -> dict[str, Float32[Array, "rows"]]:
+    """Returns a schedule's own numbers in rows, by name; NaN where it has none."""
+
+    def in_rows(of: Mapping[str, Array]) -> Array:
+        parts = [
+            jnp.broadcast_to(of.get(c.name, jnp.float32(jnp.nan)), c.axes).ravel()
+            for c in table.contractions
+        ]
+        return jnp.concatenate([jnp.zeros(0, jnp.float32), *parts])
+
+    return {name: in_rows(of) for name, of in signals.items()}
+
+
 def _places(table: Table) -> Iterator[tuple[Contraction, slice]]:
     """Yields every contraction with its rows."""
     start = 0

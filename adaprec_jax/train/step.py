@@ -10,11 +10,16 @@ from jax import lax
 from jaxtyping import Array, Bool, Float32, PyTree
 
 from adaprec_jax import loss_scaling
-from adaprec_jax.contractions import Stats, Table, update_recipes
+from adaprec_jax.contractions import (
+    Stats,
+    Table,
+    update_recipes,
+    weights_of,
+)
 from adaprec_jax.cost import step_cost
 from adaprec_jax.loss_scaling import LossScalingState
 from adaprec_jax.precision import Plan
-from adaprec_jax.schedules import select
+from adaprec_jax.schedules import observed, select
 from adaprec_jax.train import record
 from adaprec_jax.train.gradients import Gradients, make_gradients
 from adaprec_jax.train.record import PackedPlan
@@ -33,12 +38,15 @@ class Metrics(NamedTuple):
             `optax.inject_hyperparams`).
         plan: The formats in force, in rows; see `record`.
         quantities: What is watched, by name, in rows; NaN in steps that did not gather.
+        signals: Numbers of the schedule after the step, by name, in rows; NaN where it
+            has none.
         halted: Whether the run has diverged, in this step or before.
     """
 
     scalars: dict[str, Float32[Array, "*steps"]]
     plan: PackedPlan
     quantities: dict[str, Float32[Array, "*steps rows roles formats"]]
+    signals: dict[str, Float32[Array, "*steps rows"]]
     halted: Bool[Array, "*steps"]
 
 
@@ -80,7 +88,9 @@ def make_train_step(program: Program) -> TrainStep:
         after = moved._replace(
             calls=state.calls + 1,
             model_state=select(applies, found.model_state, state.model_state),
-            schedule_state=schedule_state,
+            schedule_state=_observe(
+                program, schedule_state, state, found, moved, applies
+            ),
             recipe_states=select(applies, recipe_states, state.recipe_states),
             measured=measured,
             plan=packed,
@@ -92,6 +102,9 @@ def make_train_step(program: Program) -> TrainStep:
             plan=packed,
             quantities=jax.tree.map(
                 lambda x: jnp.where(gathers, x, jnp.nan), quantities
+            ),
+            signals=record.pack_signals(
+                program.schedule.signals(after.schedule_state), program.table
             ),
             halted=after.halted,
         )
@@ -149,6 +162,26 @@ def _update_params(
         opt_state=opt_state,
         halted=state.halted | opt_state.diverged,
     )
+
+
+def _observe(
+    program: Program,
+    schedule_state: PyTree,
+    before: TrainState,
+    found: Gradients,
+    moved: TrainState,
+    applies: Bool[Array, ""],
+) -> PyTree:
+    """Returns the schedule's state after it saw what the step did to the weights."""
+    schedule = program.schedule
+    if schedule.observe is None:
+        return schedule_state
+    old, new = (loss_scaling.masters(s.params, s.opt_state) for s in (before, moved))
+    updates = jax.tree.map(jnp.subtract, new, old)
+    gradients = loss_scaling.unscale(found.gradients, before.opt_state)
+    weights = weights_of(program.table, old, gradients, updates)
+
+    return observed(schedule, before.calls, weights, schedule_state, applies)
 
 
 def _measure(

@@ -15,7 +15,6 @@ from adaprec_jax.runs.config.base import (
     Rounding,
     Seed,
     Settings,
-    Statistic,
 )
 
 
@@ -213,15 +212,6 @@ class ImportedSchedule(Imported):
     """A schedule of somebody's own; the factory may ask for `steps`."""
 
     offers: ClassVar[tuple[str, ...]] = ("steps",)
-    reads: tuple[Statistic, ...] = Field(
-        default=(), description="statistics that it is shown"
-    )
-    roles: tuple[Role, ...] = Field(
-        default=("activation", "weight", "gradient"),
-        min_length=1,
-        description="tensors whose statistics it is shown",
-    )
-    every: Count = Field(default=1, description="steps between those")
 
 
 class Rule(Settings):
