@@ -172,7 +172,7 @@ def test_a_change_between_formats_of_one_width_is_written():
 
 def test_the_numbers_of_a_schedule_are_written_where_it_has_some():
     program = build(tiny()).program
-    first, *_, last = record.rows(program.table)
+    first, *_ = record.rows(program.table)
     layers = len(record.rows(program.table))
     sums = np.full((2, layers), np.nan, np.float32)
     sums[:, 0] = 3, 4
