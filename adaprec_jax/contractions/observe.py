@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -12,7 +13,7 @@ from adaprec_jax.contractions.jax_internals import (
     vary_over,
     varying_axes,
 )
-from adaprec_jax.contractions.rounded import Rounded, ordered, round_tensor
+from adaprec_jax.contractions.rounded import Rounded, ordered, round_tensor, spread
 from adaprec_jax.contractions.statistics import TensorStats, measure, nothing, pack
 from adaprec_jax.formats import Format
 from adaprec_jax.scaling import current, largest_magnitude
@@ -131,6 +132,13 @@ def _measured(
     """Returns the statistics of rounding to `fmt`, currently scaled if not yet done."""
     if rounded is None:
         rounded = round_tensor(_CURRENT, x, fmt, (), None, members, watching.axis_names)
-    values, scale = rounded
-    lowest, highest = (bound * scale for bound in (fmt.min_value, fmt.max_value))
+    values, scale, unit = rounded
+    if unit is None:
+        unit, bounds = scale, fmt
+    else:
+        sizes = tuple(x.shape[position] for position in members)
+        bounds = jax.tree.map(
+            lambda leaf: spread(jnp.broadcast_to(leaf, sizes), members, x.ndim), fmt
+        )
+    lowest, highest = (bound * unit for bound in (bounds.min_value, bounds.max_value))
     return measure(x, values, scale, lowest, highest, watching.fields, members)

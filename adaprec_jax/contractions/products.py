@@ -6,6 +6,7 @@ which the compiler merges). Only the unrounded operands are kept for the backwar
 a residual in a loop over layers then costs no more memory than without rounding.
 """
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -29,10 +30,11 @@ from adaprec_jax.contractions.observe import (
     observe,
 )
 from adaprec_jax.contractions.rounded import Rounded, round_tensor, spread
+from adaprec_jax.contractions.summed import Summed
 from adaprec_jax.contractions.transpose import linear_transpose
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import Entry, SharedPrecision, separate
-from adaprec_jax.scaling import Recipes
+from adaprec_jax.scaling import Recipes, Use
 
 Bilinear: TypeAlias = Callable[[Array, Array], Array]
 
@@ -54,6 +56,7 @@ class Layout(NamedTuple):
         activation: Positions of the member axes in the activation.
         weight: Positions of the member axes in the weight.
         out: Positions of the member axes in the result.
+        summed: Over which axes each operand of each product is summed.
         in_time: Whether the contraction is repeated with the same weight, in a loop
             over time; its rounding then moves out of the loop.
     """
@@ -63,6 +66,7 @@ class Layout(NamedTuple):
     activation: tuple[int, ...]
     weight: tuple[int, ...]
     out: tuple[int, ...]
+    summed: Summed
     in_time: bool = False
 
 
@@ -111,16 +115,10 @@ def rounded_contraction(
     """
     forward = separate(data.entry).forward
     frozen = [lax.stop_gradient(x).astype(jnp.float32) for x in operands]
-    activation = round_tensor(
-        recipes.activation, frozen[0], forward.activation, data.states.activation,
-        _key(data, "forward", "activation"), layout.activation, watching.axis_names,
-    )  # fmt: skip
-    weight = round_tensor(
-        recipes.weight, frozen[1],
-        _weight_format(layout, activation.scale, forward.weight),
-        data.states.weight,
-        _key(data, "forward", "weight"), layout.weight, watching.axis_names,
-    )  # fmt: skip
+    rounded = functools.partial(_rounded, layout, recipes, watching, data)
+    activation = rounded("activation", "forward", frozen[0], forward.activation)
+    fmt = _weight_format(layout, activation.scale, forward.weight)
+    weight = rounded("weight", "forward", frozen[1], fmt)
     seen = {
         role: observe(role, x, rounded, fmt, positions, data.asked, watching)
         for role, x, rounded, fmt, positions in (
@@ -177,14 +175,7 @@ def _backward(
     activation, weight = (x.astype(jnp.float32) for x in operands)
     gradients: list[Array | None] = [None, None]
 
-    def rounded(role: str, product: str, x: Array, fmt: Format) -> Rounded:
-        return round_tensor(
-            getattr(recipes, role), x, fmt, getattr(data.states, role),
-            _key(data, product, role),
-            layout.out if role == "gradient" else getattr(layout, role),
-            watching.axis_names,
-        )  # fmt: skip
-
+    rounded = functools.partial(_rounded, layout, recipes, watching, data)
     down = rounded("gradient", "dgrad", gradient, dgrad.gradient)
     seen = observe(
         "gradient", gradient, down, dgrad.gradient, layout.out, data.asked, watching
@@ -200,7 +191,8 @@ def _backward(
         gradients[0] = _rescale(product, down, right, layout.activation)
         done = product
     if wanted.weight:
-        if not isinstance(data.entry, SharedPrecision):
+        shared = isinstance(data.entry, SharedPrecision)
+        if not shared or recipes.gradient.per_product:
             down = rounded("gradient", "wgrad", gradient, wgrad.gradient)
         left = rounded("activation", "wgrad", activation, after(done, wgrad.activation))
         to_weight = linear_transpose(lambda w: layout.product(left.values, w), weight)
@@ -210,6 +202,26 @@ def _backward(
         None if d is None else d.astype(x.dtype)
         for d, x in zip(gradients, operands, strict=True)
     ), seen
+
+
+def _rounded(
+    layout: Layout,
+    recipes: Recipes,
+    watching: Watching,
+    data: Data,
+    role: str,
+    product: str,
+    x: Float[Array, "..."],
+    fmt: Format,
+) -> Rounded:
+    """Returns an operand of one of the products, rounded."""
+    return round_tensor(
+        getattr(recipes, role), x, fmt, getattr(data.states, role),
+        _key(data, product, role),
+        layout.out if role == "gradient" else getattr(layout, role),
+        watching.axis_names,
+        Use(product, layout.summed[product, role]),
+    )  # fmt: skip
 
 
 def after(done: Array, fmt: Format) -> Format:

@@ -7,14 +7,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from adaprec_jax.formats import Format
-from adaprec_jax.scaling import Recipe
+from adaprec_jax.scaling import Recipe, Use
 
 
 class Rounded(NamedTuple):
-    """A tensor brought into a format's range and rounded: x ~= values * scale."""
+    """A tensor brought into a format's range and rounded: x ~= values * scale.
+
+    Attributes:
+        values: The tensor; in its own units if scales differ within it.
+        scale: One for each member; 1 if they differ within it.
+        unit: The scales if they differ within the tensor, broadcast against it.
+    """
 
     values: Float[Array, "..."]
     scale: Float[Array, "*members"]
+    unit: Float[Array, "..."] | None = None
 
 
 def round_tensor(
@@ -25,6 +32,7 @@ def round_tensor(
     key: Array | None,
     members: tuple[int, ...],
     axis_names: tuple[str, ...],
+    use: Use | None = None,
 ) -> Rounded:
     """Returns `x` rounded by its recipe, each member with format and scale of its own.
 
@@ -36,35 +44,45 @@ def round_tensor(
         key: For stochastic rounding, or None.
         members: Positions of the member axes in `x`, in the order of the plan's axes.
         axis_names: Mesh axes over which the tensor is spread under `shard_map`.
+        use: The product that it is rounded for; needed if the recipe is `per_product`.
     """
+    settings: dict[str, Any] = {"axis_names": axis_names}
+    if recipe.per_product:
+        if use is None:
+            raise ValueError("A recipe that rounds for each product must know which.")
+        summed = tuple(a - _below(members, a) for a in use.summed if a not in members)
+        settings["use"] = use._replace(summed=summed)
     # Jitted, so that tensors of one shape are traced and lowered once.
-    round_jitted = jax.jit(recipe.round, static_argnames=("axes", "axis_names"))
+    round_jitted = jax.jit(recipe.round, static_argnames=("axes", *settings))
 
-    def one(
-        x: Array, fmt: Format, state: Any, key: Array | None
-    ) -> tuple[Array, Array]:
+    def one(x: Array, fmt: Format, state: Any, key: Array | None) -> Rounded:
         values, scale = round_jitted(
-            x, fmt, state, axes=tuple(range(x.ndim)), key=key, axis_names=axis_names
+            x, fmt, state, axes=tuple(range(x.ndim)), key=key, **settings
         )
-        return values, scale.reshape(())
+        if recipe.per_product:
+            unit = jnp.broadcast_to(scale, x.shape)
+            return Rounded(values * unit, jnp.ones((), jnp.float32), unit)
+        return Rounded(values, scale.reshape(()))
 
     # Member axes are mapped innermost first; the outer ones keep their positions.
     for depth, position in reversed(list(enumerate(members))):
+        axis = position - _below(members[:depth], position)
+        places = (axis, 0, axis if recipe.per_product else None)
         one = jax.vmap(
             one,
-            in_axes=(position - _before(members, depth), 0, 0, 0),
-            out_axes=(position - _before(members, depth), 0),
+            in_axes=(axis, 0, 0, 0),
+            out_axes=Rounded(*places),  # pyright: ignore[reportArgumentType]  (axes)
         )
     sizes = tuple(x.shape[position] for position in members)
     fmt = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, sizes), fmt)
     if key is not None and sizes:
         key = jax.random.split(key, sizes)
-    return Rounded(*one(x, fmt, state, key))
+    return one(x, fmt, state, key)
 
 
-def _before(members: tuple[int, ...], depth: int) -> int:
-    """Returns how many outer member axes lie before the one at `depth`."""
-    return sum(position < members[depth] for position in members[:depth])
+def _below(positions: tuple[int, ...], axis: int) -> int:
+    """Returns how many of the positions lie before an axis."""
+    return sum(position < axis for position in positions)
 
 
 def spread(leaf: Array, positions: tuple[int, ...], rank: int) -> Float[Array, "..."]:

@@ -118,8 +118,8 @@ def measure(
     x: Float[Array, "..."],
     values: Float[Array, "..."],
     scale: Float[Array, "*members"],
-    lowest: Float[Array, "*members"],
-    highest: Float[Array, "*members"],
+    lowest: Float[Array, "..."],
+    highest: Float[Array, "..."],
     fields: tuple[str, ...],
     members: tuple[int, ...],
 ) -> TensorStats:
@@ -129,8 +129,9 @@ def measure(
         x: The tensor before rounding, float32.
         values: The same tensor after it, in the units of its format.
         scale: What leads back to the units of `x`.
-        lowest: Lower bound of the format's range in the units of `x`.
-        highest: Upper bound.
+        lowest: Lower bound of the format's range in the units of `x`, by member or by
+            element.
+        highest: Upper bound, as `lowest`.
         fields: Which fields to fill.
         members: Positions of the member axes in `x`.
     """
@@ -141,6 +142,8 @@ def measure(
     one = functools.partial(_measure_vector, fields=fields)
     for _ in members:
         one = jax.vmap(one)
+    if lowest.shape == x.shape != scale.shape:
+        lowest, highest = vectors(lowest), vectors(highest)
     return one(vectors(x), vectors(values), scale, lowest, highest)
 
 
@@ -152,8 +155,8 @@ def _measure_vector(
     x: Float[Array, "n"],
     values: Float[Array, "n"],
     scale: Float[Array, ""],
-    lowest: Float[Array, ""],
-    highest: Float[Array, ""],
+    lowest: Float[Array, "..."],
+    highest: Float[Array, "..."],
     fields: tuple[str, ...],
 ) -> TensorStats:
     if x.size <= _CHUNK:
@@ -232,7 +235,8 @@ def _chunked(
         part = functools.partial(
             lax.dynamic_slice, start_indices=(start,), slice_sizes=(_CHUNK,)
         )
-        terms = _summands(part(x), part(values), scale, lowest, highest, fields)
+        low, high = (part(b) if b.ndim else b for b in (lowest, highest))
+        terms = _summands(part(x), part(values), scale, low, high, fields)
         terms = {f: jnp.where(fresh, t, 0) for f, t in terms.items()}
         return {
             f: jnp.maximum(sums[f], t) if f == "amax" else sums[f] + t

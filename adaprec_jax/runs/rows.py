@@ -123,7 +123,7 @@ def _bits(layout: Layout, bits: Bits) -> dict[str, float]:
 
 
 def _signals(layout: Layout, metrics: Metrics, step: int) -> dict[str, float]:
-    """Returns the schedule's own numbers; a layer about which it has none has no row."""
+    """Returns the schedule's own numbers, of the layers about which it has some."""
     return {
         f"signal/{name}/{layer}": float(values[step, i])
         for name, values in metrics.signals.items()

@@ -1,19 +1,8 @@
-"""Scaling recipes: how a tensor is brought into the range of its format.
-
-A recipe is three pure functions. `round` gives the tensor in the format's own units
-and the scale that leads back, x ~= rounded * scale; `update` gives the next state of a
-recipe that has one, from the largest magnitude seen. (Transformer Engine calls the
-reciprocal `scale`, and this one `scale_inv`.)
-
-The format is data, so whether a recipe acts is data as well: where `fmt.scaled` is
-false the scale is exactly 1 and the tensor is rounded as it is, with the format's own
-overflow. Where a recipe acts, finite values beyond the range saturate, and an infinity
-or NaN in the tensor makes the result non-finite: no clip hides it from the loss scale.
-"""
+"""One scale for a tensor: none, by its present or its past largest magnitude."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,42 +12,16 @@ from jaxtyping import Array, Float, Float32
 
 from adaprec_jax.formats import SATURATE, Format
 from adaprec_jax.quantizers import quantize
-
-# `(x, fmt, key) -> rounded`, float32 in the format's own units; the key may be None.
-Quantizer: TypeAlias = Callable[
-    [Float32[Array, "..."], Format, ArrayLike | None], Float32[Array, "..."]
-]
+from adaprec_jax.scaling.recipe import (
+    Quantizer,
+    Recipe,
+    keep_state,
+    no_state,
+    shape_of_scale,
+)
 
 _LARGEST_FLOAT32 = np.finfo(np.float32).max
 _MAX_EXPONENT = 126  # 2^-126 and 2^126: both float32, and each other's reciprocal
-
-
-class Recipe(NamedTuple):
-    """How a tensor is scaled and rounded; static, only what it does is traced.
-
-    Attributes:
-        init: `init(shape) -> state`: the first state of tensors with that shape of
-            scales, `()` for one tensor; `()` for a recipe without state.
-        round: `round(x, fmt, state, *, axes, key, axis_names=()) -> (rounded, scale)`:
-            both float32; `scale` has the shape of `x` with size 1 at `axes`, over
-            which one scale is shared, and the mesh axes `axis_names` (inside
-            `shard_map`) share it too. The fields of `fmt` are scalars or have the rank
-            of `x`. `key` is for stochastic rounding, else None.
-        update: `update(state, amax) -> state` after a step in which the largest
-            magnitude was `amax`, of the shape of the state's scales.
-    """
-
-    init: Callable[[tuple[int, ...]], Any]
-    round: Callable[..., tuple[Float32[Array, "..."], Float32[Array, "..."]]]
-    update: Callable[[Any, Float32[Array, "..."]], Any]
-
-
-class Recipes(NamedTuple):
-    """The recipes of one contraction's tensors, by role."""
-
-    activation: Recipe
-    weight: Recipe
-    gradient: Recipe
 
 
 class DelayedState(NamedTuple):
@@ -104,9 +67,9 @@ def none(
         del state, axis_names
         x = x.astype(jnp.float32)
         rounded = rounder(x, fmt, key)
-        return rounded, jnp.ones(_shape_of_scale(x, axes), jnp.float32)
+        return rounded, jnp.ones(shape_of_scale(x, axes), jnp.float32)
 
-    return Recipe(_no_state, round_unscaled, _keep_state)
+    return Recipe(no_state, round_unscaled, keep_state)
 
 
 @functools.cache
@@ -133,7 +96,7 @@ def current(
     >>> current().round(jnp.array([3.0, 1000.0]), fmt, (), axes=(0,), key=None)
     (Array([  0.75, 256.  ], dtype=float32), Array([4.], dtype=float32))
     """
-    rounder = _rounder(rounding, quantizer)
+    scaled = scaled_rounding(power_of_two, rounding, quantizer)
 
     def round_by_own_amax(
         x: Float[Array, "..."],
@@ -146,12 +109,9 @@ def current(
     ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
         del state
         amax = largest_magnitude(x, axes, axis_names)
-        find_multiplier = _power_of_two_multiplier if power_of_two else _multiplier
-        multiplier = find_multiplier(amax, jnp.asarray(fmt.max_value))
-        multiplier = jnp.where(jnp.isfinite(amax), multiplier, jnp.nan)
-        return _round_scaled(x, fmt, multiplier, rounder, key)
+        return scaled(amax, x, fmt, key)
 
-    return Recipe(_no_state, round_by_own_amax, _keep_state)
+    return Recipe(no_state, round_by_own_amax, keep_state)
 
 
 @functools.cache
@@ -212,7 +172,7 @@ def delayed(
         axis_names: tuple[str, ...] = (),
     ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
         del axis_names  # the amax of the update is reduced over them
-        amax = state.amax.reshape(_shape_of_scale(x, axes))
+        amax = state.amax.reshape(shape_of_scale(x, axes))
         multiplier = _multiplier(amax, jnp.asarray(fmt.max_value) * 2.0**-margin)
         multiplier = jnp.where(amax > 0, multiplier, 1.0)
         rounded, scale = _round_scaled(x, fmt, multiplier, rounder, key)
@@ -250,6 +210,37 @@ def largest_magnitude(
         return amax
     # A reduction between devices may drop a NaN, never an infinity.
     return lax.pmax(jnp.where(jnp.isnan(amax), jnp.inf, amax), axis_names)
+
+
+def scaled_rounding(
+    power_of_two: bool,  # noqa: FBT001 (as the settings of the recipes)
+    rounding: str,
+    quantizer: Quantizer | None,
+) -> Callable[..., tuple[Float32[Array, "..."], Float32[Array, "..."]]]:
+    """Returns `f(amax, x, fmt, key) -> (rounded, scale)`, the rounding by a magnitude.
+
+    `amax`, which broadcasts against `x`, is mapped to the format's largest value; where
+    it is not finite, the result is NaN.
+
+    >>> from adaprec_jax import formats
+    >>> x = jnp.array([1.0, 3.0])
+    >>> scaled_rounding(True, "nearest_even", None)(x, x, formats.integer(3), None)
+    (Array([2., 3.], dtype=float32), Array([0.5, 1. ], dtype=float32))
+    """
+    rounder = _rounder(rounding, quantizer)
+    find_multiplier = _power_of_two_multiplier if power_of_two else _multiplier
+
+    def scaled(
+        amax: Float32[Array, "..."],
+        x: Float[Array, "..."],
+        fmt: Format,
+        key: ArrayLike | None,
+    ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
+        multiplier = find_multiplier(amax, jnp.asarray(fmt.max_value))
+        multiplier = jnp.where(jnp.isfinite(amax), multiplier, jnp.nan)
+        return _round_scaled(x, fmt, multiplier, rounder, key)
+
+    return scaled
 
 
 def _round_scaled(
@@ -306,17 +297,3 @@ def _power_of_two_multiplier(
 
 def _bits_of(x: Float32[Array, "..."]) -> Array:
     return lax.bitcast_convert_type(x, jnp.int32)
-
-
-def _shape_of_scale(x: Float[Array, "..."], axes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
-
-
-def _no_state(shape: tuple[int, ...]) -> tuple[()]:
-    del shape
-    return ()
-
-
-def _keep_state(state: tuple[()], amax: Array) -> tuple[()]:
-    del amax
-    return state
