@@ -463,7 +463,7 @@ def test_a_config_that_is_not_there_is_one_sentence(name, tmp_path):
         ),
         (config.CPT, schedules.cpt, {"steps"}),
         (config.Cyclic, schedules.cyclic, {"steps"}),
-        (config.TwoThreshold, schedules.two_threshold, set()),
+        (config.TwoThreshold, schedules.two_threshold, {"quantities"}),
         (config.LateSwitch, schedules.late_switch, {"steps"}),
         (config.NoLossScaling, loss_scaling.none, {"inner"}),
         (config.StaticLossScaling, loss_scaling.static, {"inner"}),

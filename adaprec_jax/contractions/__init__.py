@@ -1,6 +1,7 @@
 """The walk: lists, names and rounds every contraction of a JAX function."""
 
 from adaprec_jax.contractions.compute_dtype import Compute
+from adaprec_jax.contractions.products import Stored
 from adaprec_jax.contractions.statistics import Stats, TensorStats, Watch
 from adaprec_jax.contractions.table import Contraction, NotReached, Table
 from adaprec_jax.contractions.transform import (
@@ -21,6 +22,7 @@ __all__ = [
     "Options",
     "RecipeStates",
     "Stats",
+    "Stored",
     "Table",
     "TensorStats",
     "Watch",

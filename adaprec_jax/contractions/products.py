@@ -34,7 +34,10 @@ from adaprec_jax.contractions.summed import Summed
 from adaprec_jax.contractions.transpose import linear_transpose
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import Entry, SharedPrecision, separate
-from adaprec_jax.scaling import Recipes, Use
+from adaprec_jax.scaling import Recipe, Recipes, Use, current
+
+# The operands of a contraction, in the order of a `Layout`.
+SLOTS = ("activation", "weight")
 
 Bilinear: TypeAlias = Callable[[Array, Array], Array]
 
@@ -70,6 +73,18 @@ class Layout(NamedTuple):
     in_time: bool = False
 
 
+class Stored(NamedTuple):
+    """How activations are kept for the backward pass, instead of as they are.
+
+    Attributes:
+        format: The format they are rounded to.
+        recipe: A scaling recipe without state.
+    """
+
+    format: Format
+    recipe: Recipe = current()
+
+
 class Data(NamedTuple):
     """Everything traced that a rounded contraction takes beside its operands.
 
@@ -97,6 +112,7 @@ def rounded_contraction(
     operands: tuple[Array, Array],
     data: Data,
     probe: Probe,
+    stored: tuple[Stored | None, Stored | None] = (None, None),
 ) -> tuple[Float[Array, "..."], dict[str, Observed]]:
     """Returns the product of the rounded operands and what was seen of them.
 
@@ -107,6 +123,7 @@ def rounded_contraction(
         operands: Activation and weight, any float dtype.
         data: The formats in force, recipe states, keys and cadence.
         probe: Zeros; their gradient is what was seen of the cotangent.
+        stored: How each operand is kept for the backward pass; None: as it is.
 
     Returns:
         The result, float32, and for the roles "activation" and "weight" what was seen.
@@ -143,7 +160,11 @@ def rounded_contraction(
             lambda p: p.value, primals, is_leaf=lambda p: hasattr(p, "perturbed")
         )
         wanted = Wanted(*(p.perturbed for p in primals[0]))
-        return contract(operands, rounded, data, probe), (operands, data, probe, wanted)
+        kept = tuple(
+            x if how is None else _keep(layout, watching, data, role, x, how)
+            for role, x, how in zip(SLOTS, operands, stored, strict=True)
+        )
+        return contract(operands, rounded, data, probe), (kept, data, probe, wanted)
 
     def backward_rule(kept: Any, gradient: Any) -> tuple[Any, ...]:
         operands, data, probe, wanted = kept
@@ -204,6 +225,25 @@ def _backward(
     ), seen
 
 
+def _keep(
+    layout: Layout,
+    watching: Watching,
+    data: Data,
+    role: str,
+    x: Float[Array, "..."],
+    how: Stored,
+) -> Float[Array, "..."]:
+    """Returns an operand as the backward pass finds it."""
+    members = getattr(layout, role)
+    found = round_tensor(
+        how.recipe, x.astype(jnp.float32), how.format, how.recipe.init(()),
+        _key(data, "stored", role), members, watching.axis_names,
+        Use("stored", layout.summed["forward", role]),
+    )  # fmt: skip
+    restored = found.values * spread(found.scale, members, x.ndim)
+    return restored.astype(x.dtype)
+
+
 def _rounded(
     layout: Layout,
     recipes: Recipes,
@@ -259,7 +299,7 @@ def _key(data: Data, product: str, role: str) -> Array | None:
     """Returns the key of one rounding; copies that are shared share their key."""
     if data.keys is None:
         return None
-    shared = isinstance(data.entry, SharedPrecision)
+    shared = isinstance(data.entry, SharedPrecision) and product != "stored"
     use = role if shared else f"{product} {role}"
     return jax.random.fold_in(data.keys[role], zlib.crc32(use.encode()))
 

@@ -12,7 +12,7 @@ from adaprec_jax.contractions import jax_internals as internals, names
 from adaprec_jax.contractions.compute_dtype import Compute
 from adaprec_jax.contractions.fitting import fit
 from adaprec_jax.contractions.observe import Asked, Observed, Probe, Watching
-from adaprec_jax.contractions.products import States
+from adaprec_jax.contractions.products import States, Stored
 from adaprec_jax.contractions.statistics import (
     ROLES,
     Stats,
@@ -51,6 +51,10 @@ class Options(NamedTuple):
             the caller is itself inside a shard_map: scales take amax over them.
         untouched: Which contractions are left as they are. A float32 entry gives the
             same numbers, but pays for rounding; the table lists what is left.
+        stored: In which format the activations that a contraction needs in the backward
+            pass are kept for it; what else a function keeps (the argument of a
+            nonlinearity) is not reached. None keeps them as they are. It is emulated:
+            the numbers are those of the narrow format, the memory is not.
     """
 
     recipes: RecipesFor = Recipes(current(), current(), current())
@@ -58,6 +62,7 @@ class Options(NamedTuple):
     open_custom: bool = False
     axis_names: tuple[str, ...] = ()
     untouched: Callable[[Contraction], bool] = lambda contraction: False
+    stored: Stored | None = None
 
 
 def contraction_table(
@@ -322,7 +327,11 @@ def _run(
     plan = jax.tree.map(jnp.asarray, fit(plan, contractions))
     states = _fitted_states(extras.states, traced)
     settings = Settings(
-        traced.found, traced.recipes, traced.watching, options.compute_dtype
+        traced.found,
+        traced.recipes,
+        traced.watching,
+        options.compute_dtype,
+        options.stored,
     )
     if probes is None:
         probes = _zero_probes(traced, Watch())

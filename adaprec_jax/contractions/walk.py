@@ -26,6 +26,7 @@ from adaprec_jax.contractions.products import (
     Data,
     Layout,
     States,
+    Stored,
     rounded_contraction,
 )
 from adaprec_jax.contractions.statistics import merge_axis, pack, unpack
@@ -47,12 +48,14 @@ class Settings(NamedTuple):
         recipes: Scaling recipes by contraction name.
         watching: Statistics by contraction name.
         compute: The dtype of what lies between contractions; None leaves it alone.
+        stored: How activations are kept for the backward pass; None: as they are.
     """
 
     survey: Survey
     recipes: Mapping[str, Recipes]
     watching: Mapping[str, Watching]
     compute: Compute | None
+    stored: Stored | None
 
 
 class Live(NamedTuple):
@@ -170,10 +173,19 @@ def _contraction(
     data = Data(live.plan[name], live.states[name], keys, live.asked)
     out, seen = rounded_contraction(
         _layout(eqn, site, rest), settings.recipes[name], watching,
-        operands, data, live.probes[name],
+        operands, data, live.probes[name], _stored(settings, site),
     )  # fmt: skip
     low = settings.compute.dtype if settings.compute else aval(eqn.outvars[0]).dtype
     return [Value(cast(out, low), False)], {name: seen}
+
+
+def _stored(settings: Settings, site: Site) -> tuple[Stored | None, Stored | None]:
+    """Returns how each operand is kept; a parameter is there anyway."""
+    left, right = (
+        settings.stored if role == "activation" else None
+        for role in site.contraction.roles
+    )
+    return left, right
 
 
 def _spread_over(ins: list[Value], weight_side: int) -> dict[str, frozenset[str]]:

@@ -19,12 +19,13 @@ from adaprec_jax import formats, loss_scaling, plan as plans, scaling, schedules
 from adaprec_jax.contractions import (
     Compute,
     Options,
+    Stored,
     Table,
     Watch,
     contraction_table,
 )
 from adaprec_jax.precision import Plan
-from adaprec_jax.runs import config, imports
+from adaprec_jax.runs import config, format_names, imports
 from adaprec_jax.runs.build_task import make_task
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
@@ -151,6 +152,7 @@ def make_program(experiment: Experiment, task: Task) -> Program:
             recipes=make_recipes(experiment.scaling),
             compute_dtype=experiment.compute_dtype
             and Compute(jnp.dtype(experiment.compute_dtype)),
+            stored=make_stored(experiment.stored_activations),
         ),
         watch=watch,
         gather_every=gather_every,
@@ -318,10 +320,18 @@ def make_learning_rate(
 
 def make_recipes(settings: config.Scaling) -> Recipes:
     """Returns the scaling recipe of each role."""
+    return Recipes(*(make_recipe(getattr(settings, role)) for role in Recipes._fields))
 
-    def recipe(settings: config.Recipe) -> Recipe:
-        if isinstance(settings, config.Imported):
-            return imports.make(Recipe, settings)
+
+def make_recipe(settings: config.Recipe) -> Recipe:
+    """Returns a scaling recipe.
+
+    Raises:
+        InputError: A piece of one's own fails, or returns something of another shape.
+    """
+    if isinstance(settings, config.Imported):
+        made = imports.make(Recipe, settings)
+    else:
         make = {
             "none": scaling.none,
             "current": scaling.current,
@@ -330,13 +340,17 @@ def make_recipes(settings: config.Scaling) -> Recipes:
         fields = settings.model_dump(exclude={"kind", "quantizer"})
         if own := settings.quantizer:
             fields["quantizer"] = imports.make_function(own)
-        return make(**fields)
+        made = make(**fields)
+    for target in imports.targets(settings):
+        _try_rounding(made, target)
+    return made
 
-    recipes = Recipes(*(recipe(getattr(settings, role)) for role in Recipes._fields))
-    for role, made in recipes._asdict().items():
-        for target in imports.targets(getattr(settings, role)):
-            _try_rounding(made, target)
-    return recipes
+
+def make_stored(settings: config.StoredActivations | None) -> Stored | None:
+    """Returns how activations are kept for the backward pass."""
+    if settings is None:
+        return None
+    return Stored(format_names.parse(settings.format), make_recipe(settings.recipe))
 
 
 def _try_rounding(recipe: Recipe, target: str) -> None:

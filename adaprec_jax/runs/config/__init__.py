@@ -43,6 +43,7 @@ from adaprec_jax.runs.config.precision import (
     SeparateFormats as SeparateFormats,
     SharedFormats as SharedFormats,
     ShuffledCPT as ShuffledCPT,
+    StoredActivations as StoredActivations,
     TwoThreshold as TwoThreshold,
     Warmup as Warmup,
     WgradFormats as WgradFormats,

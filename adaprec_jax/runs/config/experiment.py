@@ -26,6 +26,7 @@ from adaprec_jax.runs.config.precision import (
     Scaling,
     Schedule,
     ShuffledCPT,
+    StoredActivations,
     Warmup,
 )
 from adaprec_jax.runs.config.tasks import Model, Task
@@ -86,6 +87,9 @@ class Experiment(Settings):
     )
     schedule: Schedule = Float32()
     scaling: Scaling = Scaling()
+    stored_activations: StoredActivations | None = Field(
+        default=None, description="for the backward pass; none keeps them as they are"
+    )
     compute_dtype: FloatDtype | None = Field(
         default=None, description="between contractions; none is as the model has it"
     )

@@ -313,3 +313,16 @@ class Scaling(Settings):
     activation: Recipe = CurrentScaling()
     weight: Recipe = CurrentScaling()
     gradient: Recipe = CurrentScaling()
+
+
+class StoredActivations(Settings):
+    """How contractions keep their activations for the backward pass."""
+
+    format: FormatName = Field(description="they are rounded to")
+    recipe: Recipe = CurrentScaling()
+
+    @model_validator(mode="after")
+    def _without_state(self) -> "StoredActivations":
+        if self.recipe.kind == "delayed":
+            raise ValueError("recipe must be one without a state, got delayed.")
+        return self
