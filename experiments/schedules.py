@@ -1,0 +1,156 @@
+"""Every bundled schedule of a task over seeds, beside static bits at equal cost.
+
+    python -m experiments.schedules [--task digits] [--seeds 5] [--out DIR] [ARM ...]
+
+trains the bundled arms of a task, each with all seeds as one pack, and the static
+integers of 2 to 8 bits. It prints for each arm the test metric with its 95 %
+t-interval, the bit operations relative to float32, the changes of precision per run,
+and what static bits reach at that cost: the metric of each seed, interpolated between
+the two static arms whose costs enclose the schedule's, and the paired difference. What
+is trained already lies in DIR and is not trained again.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from adaprec_jax.report.arms import t_interval
+from adaprec_jax.runs import identity
+from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.demo import train_pack
+from adaprec_jax.runs.load import bundled, load
+from adaprec_jax.runs.overrides import apply
+
+STATIC_BITS = range(2, 9)
+STATIC = (
+    '{{"kind":"constant","precision":'
+    '{{"kind":"shared","activation":"int{0}","weight":"int{0}","gradient":"int8"}}}}'
+)
+
+
+class Trained(NamedTuple):
+    """What came of one arm, over its seeds."""
+
+    metric: np.ndarray
+    cost: np.ndarray
+    changes: np.ndarray
+
+
+class Frontier(NamedTuple):
+    """What static bits reach: cost by width, and the metric by width and seed."""
+
+    cost: np.ndarray
+    metric: np.ndarray
+
+
+def arms_of(task: str) -> list[str]:
+    """Returns the bundled arms of a task, in their order."""
+    return [name.removeprefix(f"{task}-") for name in bundled()
+            if name.startswith(f"{task}-")]  # fmt: skip
+
+
+def static(task: str, bits: int) -> Experiment:
+    """Returns static integers for activations and weights, and 8 bits for gradients."""
+    return apply(load(f"{task}-int8"), [f"schedule={STATIC.format(bits)}"])
+
+
+def trained(arms: Mapping[str, Experiment], seeds: int, out: Path) -> list[Trained]:
+    """Returns what came of experiments that can train together.
+
+    They differ in the numbers of their schedules alone; those in `out` are read.
+    """
+    paths = {name: out / f"{identity.run_id(arm)}-{seeds}.json"
+             for name, arm in arms.items()}  # fmt: skip
+    missing = {name: arm for name, arm in arms.items() if not paths[name].exists()}
+    if missing:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, arm in train_pack(missing, seeds).arms.items():
+            found = {field: getattr(arm, field).tolist() for field in Trained._fields}
+            partial = paths[name].with_suffix(".partial")
+            partial.write_text(json.dumps({"name": missing[name].name} | found))
+            partial.replace(paths[name])
+    stored = [json.loads(path.read_text()) for path in paths.values()]
+    return [Trained(*(np.asarray(s[f]) for f in Trained._fields)) for s in stored]
+
+
+def at_cost(frontier: Frontier, cost: np.ndarray) -> np.ndarray:
+    """Returns for each seed the metric of static bits at its cost, interpolated.
+
+    NaN beyond the frontier: nothing is extrapolated.
+
+    >>> edge = Frontier(np.array([1.0, 3.0]), np.array([[0.5], [0.9]]))
+    >>> at_cost(edge, np.array([2.0]))
+    array([0.7])
+    """
+    return np.array([
+        np.interp(own, frontier.cost, metric, left=np.nan, right=np.nan)
+        for own, metric in zip(cost, frontier.metric.T, strict=True)
+    ])  # fmt: skip
+
+
+def row(name: str, found: Trained, frontier: Frontier, scale: float) -> str:
+    """Returns a line of the table; metrics are multiplied by `scale`."""
+
+    def interval(values: np.ndarray, sign: str = "") -> str:
+        if np.isnan(values).any():
+            return "-"
+        mean, half = t_interval(scale * values)
+        return f"{mean:{sign}.2f} ± {half:.2f}"
+
+    equal = at_cost(frontier, found.cost)
+    low, high = found.changes.min(), found.changes.max()
+    cells = [
+        name,
+        interval(found.metric),
+        f"{found.cost.mean():.4f}",
+        f"{low}" if low == high else f"{low} to {high}",
+        interval(equal),
+        interval(found.metric - equal, "+"),
+    ]
+    return " | ".join(cells)
+
+
+def frontier_of(arms: Sequence[Trained]) -> Frontier:
+    """Returns the frontier of static arms, cheapest first."""
+    ordered = sorted(arms, key=lambda arm: arm.cost.mean())
+    return Frontier(
+        np.array([arm.cost.mean() for arm in ordered]),
+        np.stack([arm.metric for arm in ordered]),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Schedules beside static bits.")
+    parser.add_argument("arms", nargs="*", metavar="ARM")
+    parser.add_argument("--task", default="digits")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/schedules"))
+    asked = parser.parse_args()
+    known = arms_of(asked.task)
+    if not known:
+        parser.error(f"no bundled config is called {asked.task}-...")
+    if unknown := [arm for arm in asked.arms if arm not in known]:
+        parser.error(f"unknown arm {unknown[0]!r}; known are {', '.join(known)}")
+    if asked.seeds < 2:
+        parser.error("an interval needs at least 2 seeds")
+    static_arms = {f"static {bits}": static(asked.task, bits) for bits in STATIC_BITS}
+    widths = trained(static_arms, asked.seeds, asked.out)
+    frontier = frontier_of(widths)
+    accuracy = bool((frontier.metric <= 1).all())
+    scale = 100.0 if accuracy else 1.0
+    columns = ["schedule", "test metric", "bit operations", "changes",
+               "static at equal cost", "difference"]  # fmt: skip
+    print(" | ".join(columns))
+    for name, found in zip(static_arms, widths, strict=True):
+        print(row(name, found, frontier, scale))
+    for arm in asked.arms or known:
+        (found,) = trained({arm: load(f"{asked.task}-{arm}")}, asked.seeds, asked.out)
+        print(row(arm, found, frontier, scale), flush=True)
+
+
+if __name__ == "__main__":
+    main()
