@@ -38,13 +38,6 @@ class DelayedState(NamedTuple):
     history: Float32[Array, "*shape history"]
 
 
-class _Factors(NamedTuple):
-    """What a tensor is multiplied by before it is rounded, and what leads back."""
-
-    multiplier: Float32[Array, "..."]
-    scale: Float32[Array, "..."]
-
-
 @functools.cache
 def none(
     *, rounding: str = "nearest_even", quantizer: Quantizer | None = None
@@ -180,9 +173,9 @@ def delayed(
     ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
         del axis_names  # the amax of the update is reduced over them
         amax = state.amax.reshape(shape_of_scale(x, axes))
-        found = _factors(amax, jnp.asarray(fmt.max_value) * 2.0**-margin)
-        factors = _Factors(*(jnp.where(amax > 0, factor, 1.0) for factor in found))
-        rounded, scale = _round_scaled(x, fmt, factors, rounder, key)
+        multiplier = _multiplier(amax, jnp.asarray(fmt.max_value) * 2.0**-margin)
+        multiplier = jnp.where(amax > 0, multiplier, 1.0)
+        rounded, scale = _round_scaled(x, fmt, multiplier, rounder, key)
         hidden = fmt.scaled & jnp.isinf(x)  # no amax of this tensor tells of it
         return jnp.where(hidden, x.astype(jnp.float32), rounded), scale
 
@@ -235,7 +228,7 @@ def scaled_rounding(
     (Array([2., 3.], dtype=float32), Array([0.5, 1. ], dtype=float32))
     """
     rounder = _rounder(rounding, quantizer)
-    find_factors = _powers_of_two if power_of_two else _factors
+    find_multiplier = _power_of_two_multiplier if power_of_two else _multiplier
 
     def scaled(
         amax: Float32[Array, "..."],
@@ -243,10 +236,9 @@ def scaled_rounding(
         fmt: Format,
         key: ArrayLike | None,
     ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
-        known = jnp.isfinite(amax)
-        found = find_factors(amax, jnp.asarray(fmt.max_value))
-        factors = _Factors(*(jnp.where(known, factor, jnp.nan) for factor in found))
-        return _round_scaled(x, fmt, factors, rounder, key)
+        multiplier = find_multiplier(amax, jnp.asarray(fmt.max_value))
+        multiplier = jnp.where(jnp.isfinite(amax), multiplier, jnp.nan)
+        return _round_scaled(x, fmt, multiplier, rounder, key)
 
     return scaled
 
@@ -254,17 +246,17 @@ def scaled_rounding(
 def _round_scaled(
     x: Float[Array, "..."],
     fmt: Format,
-    factors: _Factors,
+    multiplier: Float32[Array, "..."],
     rounder: Quantizer,
     key: ArrayLike | None,
 ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
     """Rounds `x * multiplier`, saturating, where `fmt` is scaled, and `x` elsewhere."""
     x = x.astype(jnp.float32)
-    multiplier, scale = (jnp.where(fmt.scaled, factor, 1.0) for factor in factors)
+    multiplier = jnp.where(fmt.scaled, multiplier, 1.0)
     # Not times 1: XLA may flush float32's subnormals in a product.
     scaled = jnp.where(fmt.scaled, x * multiplier, x)
     saturating = fmt._replace(overflow=jnp.where(fmt.scaled, SATURATE, fmt.overflow))
-    return rounder(scaled, saturating, key), scale
+    return rounder(scaled, saturating, key), 1.0 / multiplier
 
 
 def _rounder(rounding: str, quantizer: Quantizer | None) -> Quantizer:
@@ -280,32 +272,27 @@ def _rounder(rounding: str, quantizer: Quantizer | None) -> Quantizer:
     )
 
 
-def _factors(amax: Float32[Array, "..."], max_value: Float32[Array, "..."]) -> _Factors:
+def _multiplier(
+    amax: Float32[Array, "..."], max_value: Float32[Array, "..."]
+) -> Float32[Array, "..."]:
     """Returns max_value / amax within 2^-126 to 2^126."""
     quotient = max_value / jnp.maximum(amax, 2.0**-_MAX_EXPONENT)
-    multiplier = jnp.clip(quotient, 2.0**-_MAX_EXPONENT, 2.0**_MAX_EXPONENT)
-    return _Factors(multiplier, 1.0 / multiplier)
+    return jnp.clip(quotient, 2.0**-_MAX_EXPONENT, 2.0**_MAX_EXPONENT)
 
 
-def _powers_of_two(
+def _power_of_two_multiplier(
     amax: Float32[Array, "..."], max_value: Float32[Array, "..."]
-) -> _Factors:
+) -> Float32[Array, "..."]:
     """Returns max_value / amax rounded down to a power of two, 2^-126 to 2^126.
 
     The bits of float32 are exponent and fraction in one integer, so that the quotient
     of two positive numbers, rounded up to a power of two, is their difference rounded
-    up to a whole exponent: no division, no rounding on the way. XLA would make the
-    division of one number a loop of its own, to be compiled and called.
+    up to a whole exponent: no division, no rounding on the way.
     """
     difference = _bits_of(amax) - _bits_of(max_value)
     exponent = (difference + 0x7FFFFF) >> 23
     exponent = jnp.clip(exponent, -_MAX_EXPONENT, _MAX_EXPONENT)
-    return _Factors(_power_of_two(-exponent), _power_of_two(exponent))
-
-
-def _power_of_two(exponent: Array) -> Float32[Array, "..."]:
-    """Returns 2^exponent, from -126 to 127."""
-    return lax.bitcast_convert_type((127 + exponent) << 23, jnp.float32)
+    return lax.bitcast_convert_type((127 - exponent) << 23, jnp.float32)
 
 
 def _bits_of(x: Float32[Array, "..."]) -> Array:
