@@ -222,6 +222,11 @@ HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "scipy", "sklearn", "ml_dtyp
     [
         (["show", "digits-two-threshold", "--json"], 0),
         (["formats"], 0),
+        (["schedules"], 0),
+        (["schedules", "per_layer", "--json"], 0),
+        (["schedules", "cptt"], 2),
+        (["plot", "digits-two-threshold"], 2),
+        (["plot", "digits-cpt", "--out", "x.gif"], 2),
         (["run", "shakespeare-fp8", "--set", "schedule.precision.weight=fp8"], 2),
         (["run", "digits-cpt", "--out", "/dev/null/x"], 2),
     ],

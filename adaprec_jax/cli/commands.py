@@ -2,7 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 
 import typer
 
@@ -13,15 +14,19 @@ from adaprec_jax.runs import (
     expected,
     identity,
     imports,
+    kinds,
     metrics,
     new as files,
     overrides,
     store,
 )
 from adaprec_jax.runs.config import Experiment
-from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.store import Outcome
+
+if TYPE_CHECKING:  # It imports matplotlib.
+    from adaprec_jax.report.figure import Course
 
 Config: TypeAlias = Annotated[
     str, typer.Argument(help="A Python or JSON file, or the name of a bundled config.")
@@ -148,6 +153,41 @@ def show(
         tables.show(run_id, cost, overrides.leaves(tree), sources)
 
 
+@app.command()
+def plot(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONFIG_OR_RUN...",
+            help="Configs as of `run`; directories, names or ids of runs.",
+        ),
+    ],
+    *,
+    settings: Settings = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="A .png, .svg or .pdf.")
+    ] = Path("precision.png"),
+    runs: Annotated[
+        Path, typer.Option("--runs", metavar="DIR", help="Folder of runs.")
+    ] = Path("runs"),
+) -> None:
+    """Draw precision, learning rate and cost over the steps.
+
+    Of a config they are computed without training, if its schedule depends on the step
+    alone; of a run they are those that it recorded. Settings are those of configs.
+    """
+    meant = [_config_or_run(each, settings or [], runs) for each in what]
+    figure = _drawing()
+    if out.suffix.lower() not in figure.SUFFIXES:
+        endings = ", ".join(figure.SUFFIXES)
+        raise InputError(f"--out must end in one of {endings}, got {str(out)!r}.")
+    courses = [_course(each) for each in meant]
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.save(figure.figure(courses), out)
+    typer.echo(str(out))
+
+
 @app.command("formats")
 def list_formats(*, as_json: AsJson = False) -> None:
     """List every number format with its range and spacing."""
@@ -156,6 +196,30 @@ def list_formats(*, as_json: AsJson = False) -> None:
         _print_json([row._asdict() for row in rows])
     else:
         tables.formats(rows)
+
+
+@app.command("schedules")
+def list_schedules(
+    kind: Annotated[
+        str | None, typer.Argument(help="Print the settings of this one.")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """List every schedule that a config can name, or the settings of one."""
+    if kind is None:
+        found = kinds.kinds()
+        if as_json:
+            _print_json([each._asdict() for each in found])
+        else:
+            tables.kinds(found)
+        return
+    described, settings = kinds.find(kind)
+    if as_json:
+        listed = [each._asdict() for each in settings]
+        _print_json({**described._asdict(), "settings": listed})
+    else:
+        tables.kind(described, settings)
 
 
 @new.command("schedule")
@@ -173,6 +237,49 @@ def new_schedule(
         f"""  adaprec demo --arm '{name}={{"kind": "import", """
         f""""target": "{name}:{name}", "arguments": {{"low": 4, "high": 8}}}}'"""
     )
+
+
+def _config_or_run(what: str, settings: list[str], out: Path) -> Experiment | Path:
+    """Returns the experiment of a config, or the directory of a run."""
+    if (Path(what) / store.CONFIG).is_file():
+        return Path(what)
+    try:
+        given = load(what)
+    except InputError as no_config:
+        if Path(what.rpartition(":")[0] or what).suffix in (".py", ".json"):
+            raise
+        try:
+            return store.find(what, out)
+        except InputError as no_run:
+            raise InputError(*no_config.args, *no_run.args) from no_run
+    experiment = overrides.apply(given, settings)
+    imports.check(experiment)
+    kinds.check_open(experiment)
+    return experiment
+
+
+def _drawing() -> ModuleType:
+    """Returns the module that draws, which needs matplotlib."""
+    try:
+        from adaprec_jax.report import figure
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise InputError(
+            "A plot needs matplotlib, which is not installed: "
+            "pip install 'adaprec-jax[plot]'."
+        ) from error
+    return figure
+
+
+def _course(meant: Experiment | Path) -> "Course":
+    if isinstance(meant, Path):
+        from adaprec_jax.runs.recorded import recorded
+
+        return recorded(meant)
+    from adaprec_jax.runs.foreseen import foreseen
+
+    return foreseen(meant)
 
 
 def _show_contractions(experiment: Experiment, *, as_json: bool) -> None:

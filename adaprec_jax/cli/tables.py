@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from adaprec_jax.display import text_table
 from adaprec_jax.formats import Row, cells
+from adaprec_jax.runs.kinds import Kind, Setting
 from adaprec_jax.runs.overrides import Source
 from adaprec_jax.runs.store import Outcome
 
@@ -18,6 +20,11 @@ if TYPE_CHECKING:  # They import JAX.
 
 
 _UNLIMITED = 10_000
+_LOOPS = {
+    "open": "open loop: it depends on the step alone",
+    "closed": "closed loop: it reads what is measured in training",
+    "either": "open or closed loop, as its parts are",
+}
 _NARROWEST = 12  # a column whose text is folded
 
 
@@ -31,8 +38,7 @@ def show(
     table = _table("setting", "value", "from")
     for path, value in settings.items():
         style = None if sources[path] == "default" else "bold"
-        text = value if isinstance(value, str) else json.dumps(value)
-        table.add_row(path, text, sources[path], style=style)
+        table.add_row(path, _text(value), sources[path], style=style)
     counted = "depends on statistics or layers" if cost is None else f"{cost:.4g}"
     _print(table, f"run id {run_id}", f"cost {counted} (bit operations; float32 is 1)")
 
@@ -46,6 +52,23 @@ def formats(rows: Iterable[Row]) -> None:
     for column in table.columns[1:-1]:
         column.justify, column.no_wrap, column.min_width = "right", True, None
     _print(table)
+
+
+def kinds(found: Iterable[Kind]) -> None:
+    """Prints the schedule kinds, one per line, however long."""
+    head = ("kind", "loop", "what it does", "source")
+    rows = ((each.kind, each.loop, each.summary, each.source) for each in found)
+    _print(text_table(head, rows))
+
+
+def kind(found: Kind, settings: Iterable[Setting]) -> None:
+    """Prints a schedule kind and its settings."""
+    table = _table("setting", "default", "allowed", "meaning")
+    for each in settings:
+        default = "(required)" if each.required else _text(each.default)
+        table.add_row(each.name, default, each.allowed, each.description)
+    lines = f"{found.kind}: {found.summary}.", f"{_LOOPS[found.loop]}; {found.source}"
+    _print(*lines, *(["", table] if table.row_count else ["it has no settings"]))
 
 
 def contractions(lines: Iterable["Line"], not_reached: Iterable["NotReached"]) -> None:
@@ -82,6 +105,10 @@ def outcome(directory: Path, ended: Outcome, prefix: str, chart: Sequence[str]) 
     parts: list[Table | str] = [table, ""] if ended.results else []
     parts += [*chart, ""] if chart else []
     _print(*parts, line, str(directory))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _table(*columns: str) -> Table:

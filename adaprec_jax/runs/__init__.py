@@ -5,9 +5,10 @@
 Without JAX, so that bad input is answered at once: `config` (typed settings with their
 defaults), `load` (a config from a file or a name), `overrides` (`--set`), `validation`
 and `errors` (what is wrong with them), `format_names`, `expected` (plan and cost of a
-schedule that is known in advance), `imports` (pieces of one's own), `identity` (run
-ids), `store` (the run directory), `metrics`, `metrics_table`, `sinks` and
-`environment`. With JAX, imported once a run starts: `build` (settings turned into
-functions; `build_task` those of task and model), `run`, `rows` (what is written about a
-step), `listing` (the contractions of a config) and `demo`.
+schedule that is known in advance), `kinds` (the schedules there are), `imports` (pieces
+of one's own), `identity` (run ids), `store` (the run directory), `metrics`,
+`metrics_table`, `recorded` (what a run decided), `sinks` and `environment`. With JAX,
+imported once a run starts: `build` (settings turned into functions; `build_task` those
+of task and model), `run`, `rows` (what is written about a step), `listing` (the
+contractions of a config), `foreseen` (what its schedule will decide) and `demo`.
 """

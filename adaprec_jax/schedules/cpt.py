@@ -9,9 +9,27 @@ def cpt(
 ) -> Schedule:
     """Cycles the integer bits of activations and weights; gradients keep theirs.
 
-    Cyclic Precision Training (Fu et al., ICLR 2021, arXiv:2101.09868); `bits` gives
-    the formula. The paper uses 32 cycles and the bits of the static baseline for
-    `max_bits` and `gradient_bits`.
+    `bits` gives the formula. The paper uses 32 cycles and the bits of the static
+    baseline for `max_bits` and `gradient_bits`.
+
+    Decides:
+        One width for the activations and weights of all layers, anew at each step.
+
+    Signal:
+        The step alone.
+
+    Costs:
+        A table of one integer per step, made before the run; no statistics.
+
+    Source:
+        Fu et al. 2021, "CPT: Efficient Deep Neural Network Training via Cyclic
+        Precision", ICLR 2021, arXiv:2101.09868.
+
+    Against:
+        The paper finds `min_bits` by a range test whose threshold and window it does
+        not give, and its scripts report the best of many evaluations at the precision
+        of the moment, not the last one. Whether the cycle matters or the mean of the
+        bits alone, `shuffled` tells.
 
     Args:
         min_bits: Where each cycle begins.

@@ -17,9 +17,26 @@ def cyclic(
 ) -> Schedule:
     """Cycles the integer bits of activations and weights; gradients keep theirs.
 
-    Wolfe and Kyrillidis 2024, "Better Schedules for Low Precision Training",
-    arXiv:2403.02243; `cyclic_bits` gives the formulas. The paper mostly uses 8 cycles,
-    and the bits of the static baseline for `max_bits` and `gradient_bits`.
+    `cyclic_bits` gives the formulas. The paper mostly uses 8 cycles, and the bits of
+    the static baseline for `max_bits` and `gradient_bits`.
+
+    Decides:
+        One width for the activations and weights of all layers, anew at each step.
+
+    Signal:
+        The step alone.
+
+    Costs:
+        A table of one integer per step, made before the run; no statistics.
+
+    Source:
+        Wolfe and Kyrillidis 2024, "Better Schedules for Low Precision Training",
+        arXiv:2403.02243.
+
+    Against:
+        Quality follows cost in the paper: the cheapest shapes, RR and RTH, lose on
+        hard tasks, and the dearest, ER and ETH, are the most accurate. It also finds
+        that low bits early in training do damage that later steps do not repair.
 
     Args:
         shape: CR, CT, LR, LT, ER, ETH, ETV, RR, RTH or RTV.

@@ -12,6 +12,22 @@ from adaprec_jax.schedules.tabulated import tabulated
 def piecewise(boundaries: Sequence[int], entries: Sequence[Entry]) -> Schedule:
     """Uses `entries[0]` at first and `entries[k + 1]` from step `boundaries[k]` on.
 
+    Decides:
+        One entry for all contractions, anew at each boundary.
+
+    Signal:
+        The step alone.
+
+    Costs:
+        A table of one integer per step up to the last boundary; no statistics.
+
+    Source:
+        Common practice. Stages of rising integer widths are an ablation of FracTrain
+        (Fu et al. 2020, NeurIPS 2020).
+
+    Against:
+        Boundaries are chosen by hand, and those of one run need not fit another.
+
     Args:
         boundaries: Steps at which the next entry takes over, rising, at least 1.
         entries: One more than there are boundaries.

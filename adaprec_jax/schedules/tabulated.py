@@ -37,6 +37,21 @@ class TabulatedState(NamedTuple):
 def tabulated(entries: Sequence[Entry], index: Int[np.ndarray, "steps"]) -> Schedule:
     """Uses `entries[index[step]]` for every contraction, `index[-1]` after the end.
 
+    Decides:
+        One entry for all contractions, at each step that of the table.
+
+    Signal:
+        The step alone.
+
+    Costs:
+        A table of one integer per step, made before the run; no statistics.
+
+    Source:
+        Ours: whatever depends on the step alone can be written so.
+
+    Against:
+        It cannot react to a run; a table is as long as the run is.
+
     Args:
         entries: The entries to choose from, all `SharedPrecision` or all `Precision`.
         index: Which entry each step uses.

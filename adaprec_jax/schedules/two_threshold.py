@@ -92,8 +92,24 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
     count starts again. The band between the thresholds is the hysteresis: where it has
     room for the change that one bit makes to the signal, bits come to rest.
 
-    The two-sided, one-bit rule is that of APT (Huang et al., arXiv:2012.12775) with the
-    signal left open.
+    Decides:
+        A width for the activations and weights of each layer, at each check.
+
+    Signal:
+        A ratio of the statistics of the step before, the largest over `roles`.
+
+    Costs:
+        Two integers per layer, and the statistics of the signal at each check.
+
+    Source:
+        Ours. The two-sided rule of one bit is that of APT (Huang, Luo and Zhou 2020,
+        "Adaptive Precision Training for Resource Constrained Devices",
+        arXiv:2012.12775) with the signal left open.
+
+    Against:
+        Thresholds and signal have no published values; the defaults are ours. A signal
+        that one bit moves across the whole band makes the width swing for ever, and an
+        underflow fraction says nothing of how much what underflows matters.
 
     Args:
         low: Threshold below which bits fall.

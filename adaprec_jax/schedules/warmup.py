@@ -8,8 +8,24 @@ from adaprec_jax.schedules.schedule import Schedule
 def warmup(high: Entry, low: Entry, *, steps: int) -> Schedule:
     """Uses `high` for the first `steps` steps, then `low`.
 
-    Quantisation-aware training with HiF8 warms up for 500 steps in bfloat16. To warm up
-    into another schedule, `join` it to a `constant`.
+    To warm up into another schedule, `join` it to a `constant`.
+
+    Decides:
+        One entry for all contractions, changed once.
+
+    Signal:
+        The step alone.
+
+    Costs:
+        A table of one integer per step of the warm-up; no statistics.
+
+    Source:
+        Common practice; quantisation-aware training with HiF8, for one, warms up for
+        500 steps in bfloat16.
+
+    Against:
+        The length is chosen by hand; nothing tells when low precision begins to be
+        harmless.
 
     Args:
         high: Entry of the first steps.

@@ -62,30 +62,56 @@ Formats: TypeAlias = Annotated[
 ]
 
 
+# Whether a schedule depends on the step alone, or on what is measured in training;
+# "either": its parts or its target decide.
+Loop: TypeAlias = Literal["open", "closed", "either"]
 BFLOAT16 = SharedFormats(activation="bfloat16", weight="bfloat16", gradient="bfloat16")
+# Drawn in the documentation, where float32 would show nothing.
+_INT4, _INT6, _INT8 = (
+    SharedFormats(activation=name, weight=name, gradient="int8")
+    for name in ("int4", "int6", "int8")
+)
 
 
 class Float32(Settings):
-    """No rounding at all."""
+    """No rounding at all.
 
+    Source: common practice.
+    """
+
+    loop: ClassVar[Loop] = "open"
     kind: Literal["float32"] = "float32"
 
 
 class Constant(Settings):
-    """The same formats at every step."""
+    """The same formats at every step.
 
+    Source: common practice.
+    """
+
+    loop: ClassVar[Loop] = "open"
     kind: Literal["constant"] = "constant"
-    precision: Formats = SharedFormats()
+    precision: Formats = Field(
+        default=SharedFormats(), description="formats by operand", examples=[_INT8]
+    )
 
 
 class Piecewise(Settings):
-    """One precision up to each boundary, and one after the last."""
+    """One precision up to each boundary, and one after the last.
 
+    Source: common practice.
+    """
+
+    loop: ClassVar[Loop] = "open"
     kind: Literal["piecewise"] = "piecewise"
     boundaries: tuple[Count, ...] = Field(
-        min_length=1, description="steps at which the next precision begins"
+        min_length=1,
+        description="steps at which the next precision begins",
+        examples=[(200, 400)],
     )
-    precisions: tuple[Formats, ...] = Field(description="one more than boundaries")
+    precisions: tuple[Formats, ...] = Field(
+        description="one more than boundaries", examples=[(_INT4, _INT6, _INT8)]
+    )
 
     @model_validator(mode="after")
     def _one_precision_per_piece(self) -> "Piecewise":
@@ -101,12 +127,20 @@ class Piecewise(Settings):
 
 
 class Warmup(Settings):
-    """A high precision at first, then a low one."""
+    """A high precision at first, then a low one.
 
+    Source: common practice.
+    """
+
+    loop: ClassVar[Loop] = "open"
     kind: Literal["warmup"] = "warmup"
-    warmup_steps: Count = Field(description="steps in the high precision")
-    high: Formats = BFLOAT16
-    low: Formats = SharedFormats()
+    warmup_steps: Count = Field(
+        description="steps in the high precision", examples=[100]
+    )
+    high: Formats = Field(default=BFLOAT16, description="formats of the warm-up")
+    low: Formats = Field(
+        default=SharedFormats(), description="formats after it", examples=[_INT8]
+    )
 
     @model_validator(mode="after")
     def _alike(self) -> "Warmup":
@@ -115,17 +149,25 @@ class Warmup(Settings):
 
 
 class LateSwitch(Settings):
-    """A low precision, then a high one to the end, arXiv:2509.25149."""
+    """A low precision, then a high one to the end.
 
+    Source: NVIDIA 2025, arXiv:2509.25149.
+    """
+
+    loop: ClassVar[Loop] = "open"
     kind: Literal["late_switch"] = "late_switch"
     fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.82, description="of the run, in the low precision"
     )
     products: Literal["forward", "all"] = Field(
-        default="all", description="which products switch"
+        default="all", description="which products switch", examples=["all", "forward"]
     )
-    low: Formats = SharedFormats()
-    high: Formats = BFLOAT16
+    low: Formats = Field(
+        default=SharedFormats(),
+        description="formats before the switch",
+        examples=[_INT4],
+    )
+    high: Formats = Field(default=BFLOAT16, description="formats after it")
 
     @model_validator(mode="after")
     def _alike(self) -> "LateSwitch":
@@ -150,18 +192,29 @@ class _IntegerBits(Settings):
 
 
 class CPT(_IntegerBits):
-    """Cyclic precision training: bits along a cosine, arXiv:2101.09868."""
+    """Cyclic precision training: bits along a cosine.
 
+    Source: Fu et al. 2021, arXiv:2101.09868.
+    """
+
+    loop: ClassVar[Loop] = "open"
     kind: Literal["cpt"] = "cpt"
     cycles: Count = Field(default=8, description="rises from min_bits to max_bits")
 
 
 class Cyclic(_IntegerBits):
-    """Bits that rise and fall in cycles of a named shape, arXiv:2403.02243."""
+    """Bits that rise and fall in cycles of a named shape.
 
+    Source: Wolfe and Kyrillidis 2024, arXiv:2403.02243.
+    """
+
+    loop: ClassVar[Loop] = "open"
     kind: Literal["cyclic"] = "cyclic"
     shape: Literal["CR", "CT", "LR", "LT", "ER", "ETH", "ETV", "RR", "RTH", "RTV"] = (
-        Field(description="profile, then R: repeated, or T: triangular")
+        Field(
+            description="profile, then R: repeated, or T: triangular",
+            examples=["CR", "CT", "LR", "LT", "ER", "ETH", "ETV", "RR", "RTH", "RTV"],
+        )
     )
     cycles: Count = Field(default=8, description="even for a triangular one")
 
@@ -173,23 +226,33 @@ class Cyclic(_IntegerBits):
 
 
 class ShuffledCPT(_IntegerBits):
-    """The bits of `cpt` in random order: the same cost, without the cycle."""
+    """The bits of `cpt` in random order: the same cost, without the cycle.
 
+    Source: ours, a control for arXiv:2101.09868.
+    """
+
+    loop: ClassVar[Loop] = "open"
     kind: Literal["shuffled_cpt"] = "shuffled_cpt"
     cycles: Count = Field(default=8, description="in the bits before the shuffle")
     shuffle_seed: Seed = Field(default=0, description="of the order")
 
 
 class TwoThreshold(_IntegerBits):
-    """A controller per layer that keeps a signal between two thresholds."""
+    """A controller per layer that keeps a signal between two thresholds.
 
+    Source: ours, after the rule of Huang et al. 2020, arXiv:2012.12775.
+    """
+
+    loop: ClassVar[Loop] = "closed"
     kind: Literal["two_threshold"] = "two_threshold"
     start_bits: Bits = Field(default=8, description="before the first decision")
     low: Fraction = Field(default=0.01, description="signal that takes a bit")
     high: Fraction = Field(default=0.05, description="signal that adds a bit")
     patience: Count = Field(default=1, description="checks in a row that must agree")
     every: Count = Field(default=10, description="steps between checks")
-    signal: Literal["underflow_fraction", "saturation_fraction"] = "underflow_fraction"
+    signal: Literal["underflow_fraction", "saturation_fraction"] = Field(
+        default="underflow_fraction", description="what is kept between them"
+    )
     roles: tuple[Role, ...] = Field(
         default=("activation", "weight"),
         min_length=1,
@@ -209,8 +272,12 @@ class TwoThreshold(_IntegerBits):
 
 
 class ImportedSchedule(Imported):
-    """A schedule of somebody's own; the factory may ask for `steps`."""
+    """A schedule of somebody's own; the factory may ask for `steps`.
 
+    Source: its author's.
+    """
+
+    loop: ClassVar[Loop] = "either"
     offers: ClassVar[tuple[str, ...]] = ("steps",)
 
 
@@ -224,11 +291,26 @@ class Rule(Settings):
 
 
 class PerLayer(Settings):
-    """Schedules by path; of several rules that match, the first counts."""
+    """Schedules by path; of several rules that match, the first counts.
 
+    Source: common practice.
+    """
+
+    loop: ClassVar[Loop] = "either"
     kind: Literal["per_layer"] = "per_layer"
-    rules: tuple[Rule, ...] = Field(min_length=1, description="in order of priority")
-    default: "Schedule" = Field(description="where no rule matches")
+    rules: tuple[Rule, ...] = Field(
+        min_length=1,
+        description="in order of priority",
+        examples=[
+            [
+                {"pattern": name, "schedule": {"kind": "constant", "precision": _INT8}}
+                for name in ("first", "last")
+            ]
+        ],
+    )
+    default: "Schedule" = Field(
+        description="where no rule matches", examples=[{"kind": "cpt"}]
+    )
 
     @model_validator(mode="after")
     def _patterns_differ(self) -> "PerLayer":

@@ -1,0 +1,153 @@
+"""For mkdocs: draws the gallery, and writes out what the schedules' docstrings say."""
+
+import functools
+import inspect
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import get_type_hints
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from adaprec_jax import schedules
+from adaprec_jax.report.figure import figure, save
+from adaprec_jax.runs import kinds, overrides
+from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.config.base import Settings
+from adaprec_jax.runs.foreseen import foreseen
+from adaprec_jax.runs.load import load
+
+# A network with some layers, and a learning rate that moves.
+_SETTINGS = (
+    "model.hidden=[64, 64, 64, 64]",
+    'optimizer.learning_rate={"kind": "warmup_cosine", "peak": 2e-3, '
+    '"warmup_steps": 60}',
+)
+_SECTIONS = ("Decides", "Signal", "Costs", "Source", "Against")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds each figure to the site, under gallery/."""
+    for name, (_, picture) in _gallery().items():
+        files.append(File.generated(config, f"gallery/{name}.svg", content=picture))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Puts what is generated into the pages that ask for it."""
+    del page
+    made = {
+        "<!-- gallery: open -->": _open,
+        "<!-- gallery: closed -->": _closed,
+        "<!-- schedules -->": _prose,
+    }
+    for mark, make in made.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, "\n".join(make()))
+    return markdown
+
+
+@functools.cache
+def _gallery() -> Mapping[str, tuple[Experiment, bytes]]:
+    """Returns the figures by name, with what they show."""
+    found = {}
+    network = overrides.apply(load("digits-int8"), list(_SETTINGS))
+    for kind in kinds.kinds():
+        shown = kinds.examples(kind.kind)
+        for k, schedule in enumerate(shown):
+            if kinds.is_closed(schedule):
+                continue
+            name = "-".join([kind.kind, *_chosen(schedule, k)])
+            experiment = network.model_copy(update={"name": name, "schedule": schedule})
+            found[name] = experiment, _drawn(experiment)
+    return found
+
+
+def _chosen(schedule: Settings, number: int) -> list[str]:
+    """Returns what tells an example of several from the others, in a file's name."""
+    fields = type(schedule).model_fields.items()
+    values = [
+        str(getattr(schedule, name))
+        for name, field in fields
+        if len(field.examples or ()) > 1
+    ]
+    plain = all(value.isidentifier() for value in values)
+    return values if plain else [str(number + 1)]
+
+
+def _drawn(experiment: Experiment) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "figure.svg")
+        save(figure([foreseen(experiment)]), path)
+        return path.read_bytes()
+
+
+def _open() -> Iterator[str]:
+    """Yields the part of the gallery that needs no run."""
+    for kind in kinds.kinds():
+        mine = {
+            name: experiment.schedule
+            for name, (experiment, _) in _gallery().items()
+            if name.partition("-")[0] == kind.kind
+        }
+        if not mine:
+            continue
+        source = _linked(kind.source)
+        yield f"\n## {kind.kind}\n\n{kind.summary}. Source: {source}.\n"
+        if len(mine) > 2:
+            yield '<div class="grid" markdown>\n'
+        for name, schedule in mine.items():
+            chosen = {"kind": True} | dict.fromkeys(schedule.model_fields_set, True)
+            tree = schedule.model_dump(mode="json", include=chosen)
+            short = len(json.dumps(tree)) < 70
+            path, text = f"gallery/{name}.svg", f"Bits over the steps of {name}"
+            yield f"<div markdown>\n[![{text}]({path})]({path})\n"
+            yield f"```json\n{json.dumps(tree, indent=None if short else 2)}\n```\n"
+            yield "</div>\n"
+        if len(mine) > 2:
+            yield "</div>\n"
+
+
+def _closed() -> Iterator[str]:
+    """Yields the kinds that have no figure."""
+    drawn = {experiment.schedule.kind for experiment, _ in _gallery().values()}
+    for kind in kinds.kinds():
+        if kind.kind not in drawn:
+            source = _linked(kind.source)
+            yield f"- `{kind.kind}`: {kind.summary}. Source: {source}."
+
+
+def _prose() -> Iterator[str]:
+    """Yields what the docstring of each schedule says of it."""
+    for name in schedules.__all__:
+        factory = getattr(schedules, name)
+        if not _is_factory(factory):
+            continue
+        text = inspect.getdoc(factory) or ""
+        module = factory.__module__
+        yield f"\n## {name}\n"
+        yield text.partition("\n")[0]
+        yield f"[Arguments](reference/schedules.md#{module}.{name}).\n"
+        for title in _SECTIONS:
+            found = re.search(rf"^{title}:\n((?: .*\n|\n)+)", text, re.MULTILINE)
+            if found:
+                said = inspect.cleandoc(found[1]).strip()
+                yield f"**{title}.** {_linked(said)}\n"
+
+
+def _linked(text: str) -> str:
+    """Returns the text with links to the papers it names."""
+    return re.sub(r"arXiv:([0-9.]+\d)", r"[\g<0>](https://arxiv.org/abs/\1)", text)
+
+
+def _is_factory(factory: object) -> bool:
+    """Returns whether it makes a schedule, and not of other schedules."""
+    if not inspect.isfunction(factory):
+        return False
+    hints = get_type_hints(factory)
+    made = hints.pop("return", None)
+    return made is schedules.Schedule and "Schedule" not in str(hints)
