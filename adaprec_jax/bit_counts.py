@@ -89,23 +89,99 @@ def _grown(
     return 1 - (1 - z) / (0.1 + 0.9 * (1 - z))
 
 
-def bitops_ratio(forward_bits: Bits, backward_bits: Bits) -> float:
+def bitops_ratio(
+    forward_bits: Bits, backward_bits: Bits, weight_bits: Bits | None = None
+) -> float:
     r"""Returns the bit operations of a run relative to float32, mean over its steps.
 
-    $$ \frac{1}{steps} \sum_t \frac{b_{fw}^2 + 2\, b_{fw}\, b_{bw}}{3 \cdot 32^2} $$
+    $$ \frac{1}{steps} \sum_t \frac{b_a b_w + b_g b_w + b_a b_g}{3 \cdot 32^2} $$
 
-    as CPT (arXiv:2101.09868), FracTrain (NeurIPS 2020) and "Better Schedules"
-    (arXiv:2403.02243) count it: activations and weights have the forward bits in all
-    three products, gradients the backward bits.
+    with the bits $b_a$ of activations, $b_w$ of weights, $b_g$ of gradients: one term
+    each for forward, dgrad and wgrad. CPT (arXiv:2101.09868) and "Better Schedules"
+    (arXiv:2403.02243) count it with $b_a = b_w$. With weights of their own bits it is
+    what FracTrain (NeurIPS 2020) counts of a layer as compute relative to float32.
 
     Args:
-        forward_bits: Bits of activations and weights.
+        forward_bits: Bits of activations, and of weights unless those are given.
         backward_bits: Bits of gradients.
+        weight_bits: Bits of weights, if they are others than those of activations.
 
     >>> bitops_ratio([8, 8], 8)
     0.0625
     """
     forward = np.asarray(forward_bits, np.float64)
     backward = np.asarray(backward_bits, np.float64)
-    products = forward**2 + 2 * forward * backward
+    weight = forward if weight_bits is None else np.asarray(weight_bits, np.float64)
+    products = forward * weight + backward * weight + forward * backward
     return float(np.mean(products) / (PRODUCTS * FLOAT32))
+
+
+def effective_gbitops(
+    macs: int, forward_bits: Bits, backward_bits: Bits, *, steps: int | None = None
+) -> float:
+    r"""Returns the bit operations of a run in units of $10^9$, counted from its model.
+
+    $$ 10^{-9} \, M \sum_t b_{fw}^2 + 2\, b_{fw}\, b_{bw} $$
+
+    with the multiply-accumulates M of the forward products of one step
+    (`adaprec_jax.contractions.table.forward_macs` of the whole batch); each product of
+    an a-bit and a b-bit number counts a * b.
+
+    CPT (arXiv:2101.09868) and "Better Schedules" (arXiv:2403.02243) report such a sum.
+    Their code takes M from a FLOP counter, which need not count the same layers, so
+    compare ratios of these numbers rather than the numbers.
+
+    Args:
+        macs: Multiply-accumulates of the forward products of one step.
+        forward_bits: Bits of activations and weights, of each step or one number.
+        backward_bits: Bits of gradients, likewise.
+        steps: Length of the run; needed where both bits are one number.
+
+    Raises:
+        ValueError: `macs` is negative, or the length unknown or not that of the bits.
+
+    >>> effective_gbitops(1_000_000, [8, 8], 8)
+    0.384
+    """
+    shapes = np.broadcast_shapes(np.shape(forward_bits), np.shape(backward_bits))
+    length = shapes[0] if shapes else steps
+    if macs < 0 or length is None or steps not in (None, length):
+        raise ValueError(
+            "Expected macs of at least 0, and bits for each step or the number of "
+            f"steps, got {macs=}, bits of shape {shapes}, {steps=}."
+        )
+    return gbitops(bitops_ratio(forward_bits, backward_bits), macs * length)
+
+
+def gbitops(ratio: float, macs: int) -> float:
+    """Returns bit operations in units of 1e9, from their ratio to float32.
+
+    Args:
+        ratio: As `bitops_ratio` returns it, or the `cost` of a run.
+        macs: Multiply-accumulates of all forward products that were executed.
+
+    >>> gbitops(0.0625, 1_000_000)
+    0.192
+    """
+    return ratio * PRODUCTS * FLOAT32 * macs / 1e9
+
+
+def bytes_per_parameter(**bits: int) -> float:
+    """Returns the bytes that training keeps of each parameter.
+
+    Each keyword names something that is kept and says of how many bits. The metric of
+    FP8-LM (arXiv:2310.18313), which has 6 where 16 are usual. What is kept once per
+    tensor, such as a scale, is left out.
+
+    Args:
+        bits: Of the weights, the gradient, the moments, the master copy, ...
+
+    Raises:
+        ValueError: One of them is negative.
+
+    >>> bytes_per_parameter(weight=16, gradient=16, moments=32 + 32, master=32)
+    16.0
+    """
+    if negative := {name: b for name, b in bits.items() if b < 0}:
+        raise ValueError(f"Expected bits of at least 0, got {negative}.")
+    return sum(bits.values()) / 8

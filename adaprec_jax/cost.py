@@ -11,14 +11,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Float64
 
-from adaprec_jax.bit_counts import FLOAT32, PRODUCTS, bitops_ratio
+from adaprec_jax.bit_counts import (
+    FLOAT32,
+    PRODUCTS,
+    bitops_ratio,
+    bytes_per_parameter,
+    effective_gbitops,
+    gbitops,
+)
 from adaprec_jax.contractions.table import Table, forward_macs
 from adaprec_jax.formats import bits
 from adaprec_jax.precision import Plan, Precision, separate
 
-__all__ = ["bitops_ratio", "step_cost"]
+__all__ = [
+    "bitops_ratio",
+    "bytes_per_parameter",
+    "effective_gbitops",
+    "gbitops",
+    "narrow_share",
+    "step_cost",
+    "work",
+]
 
 
 def step_cost(table: Table, plan: Plan) -> Float32[Array, ""]:
@@ -40,6 +55,61 @@ def step_cost(table: Table, plan: Plan) -> Float32[Array, ""]:
     >>> float(step_cost(table, uniform(table, integers(8, 8))))
     0.0625
     """
+    weights = work(table).astype(np.float32)
+    products = [bits(a) * bits(b) for a, b in _all_layers(table, plan)]
+    operations = jnp.stack(products).sum(0).astype(jnp.float32)
+    return jnp.sum(weights * operations) / (PRODUCTS * FLOAT32)
+
+
+def narrow_share(table: Table, plan: Plan, max_bits: int) -> Float32[Array, ""]:
+    r"""Returns the share of the multiplications whose operands are both narrow.
+
+    $$ \frac{1}{3} \sum_l w_l \sum_p [\max(b_{lp}, b'_{lp}) \le b_{max}] $$
+
+    over layers l with their share $w_l$ of the multiply-accumulates, and the products
+    p: forward, dgrad and wgrad. With 4 bits it is the share of FP4 FLOPs that SNIP
+    (arXiv:2602.01410) bounds from below, with 8 the share that 8-bit units can carry
+    out; an integer counts like a float of its width. A traced function of the plan.
+
+    Args:
+        table: What is multiplied.
+        plan: In which precision.
+        max_bits: The most that either operand may have.
+
+    Raises:
+        ValueError: As `step_cost`.
+
+    >>> from adaprec_jax.contractions import contraction_table
+    >>> from adaprec_jax.plan import integers, uniform
+    >>> layer = lambda params, x: x @ params["kernel"]
+    >>> table = contraction_table(layer, {"kernel": jnp.eye(2)}, jnp.eye(2))
+    >>> plan = uniform(table, integers(4, 8))  # the forward product alone has 4 by 4
+    >>> [round(float(narrow_share(table, plan, b)), 4) for b in (4, 8)]
+    [0.3333, 1.0]
+    """
+    weights = work(table).astype(np.float32)
+    narrow = [
+        (bits(a) <= max_bits) & (bits(b) <= max_bits)
+        for a, b in _all_layers(table, plan)
+    ]
+    products = jnp.stack(narrow).astype(jnp.float32).sum(0)
+    return jnp.sum(weights * products) / PRODUCTS
+
+
+def work(table: Table) -> Float64[np.ndarray, "rows"]:
+    """Returns the share of each layer in the multiply-accumulates of a step.
+
+    One number for each layer of each contraction, in the order of the rows of a record
+    (`adaprec_jax.train.record.rows`); they sum to 1.
+
+    Raises:
+        ValueError: The table holds no multiplication, or one inside a `while` loop.
+
+    >>> from adaprec_jax.contractions import contraction_table
+    >>> layer = lambda params, x: x @ params["kernel"]
+    >>> work(contraction_table(layer, {"kernel": jnp.eye(2)}, jnp.eye(2))).tolist()
+    [1.0]
+    """
     total = forward_macs(table)
     if not total:
         raise ValueError(
@@ -47,10 +117,7 @@ def step_cost(table: Table, plan: Plan) -> Float32[Array, ""]:
         )
     layers = [math.prod(c.axes) for c in table.contractions]
     shares = [c.macs * (c.executions or 0) / total for c in table.contractions]
-    weights = np.repeat(np.divide(shares, layers), layers).astype(np.float32)
-    products = [bits(a) * bits(b) for a, b in _all_layers(table, plan)]
-    operations = jnp.stack(products).sum(0).astype(jnp.float32)
-    return jnp.sum(weights * operations) / (PRODUCTS * FLOAT32)
+    return np.repeat(np.divide(shares, layers), layers)
 
 
 def _all_layers(table: Table, plan: Plan) -> Precision:

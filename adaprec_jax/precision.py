@@ -106,7 +106,13 @@ def format_names(entry: Entry) -> dict[str, str]:
 
 
 def late_switch(
-    low: Entry, high: Entry, *, steps: int, fraction: float, products: str
+    low: Entry,
+    high: Entry,
+    *,
+    steps: int,
+    fraction: float,
+    products: str,
+    at: int | None = None,
 ) -> tuple[int, Entry, Entry]:
     """Returns the step of a late switch, and the entries before it and from it on.
 
@@ -116,6 +122,7 @@ def late_switch(
         steps: Length of the run.
         fraction: Of the run, in low precision; the switch comes at the nearest step.
         products: "all" switch, or the "forward" product alone.
+        at: The step of the switch, in the place of `fraction`.
 
     Raises:
         ValueError: `products` is neither.
@@ -132,7 +139,30 @@ def late_switch(
     if products == "forward":
         low = separate(low)
         high = low._replace(forward=separate(high).forward)
-    return round(fraction * steps), low, high
+    return round(fraction * steps) if at is None else at, low, high
+
+
+def deficit(low: Entry, high: Entry, *, start: int, length: int) -> dict[int, Entry]:
+    """Returns the entries of a deficit by the step at which each begins.
+
+    Args:
+        low: Entry during the deficit.
+        high: Entry before and after it.
+        start: Its first step.
+        length: Its steps; 0 is none.
+
+    Raises:
+        ValueError: `start` or `length` is negative.
+
+    >>> int3, int8 = (SharedPrecision(*[formats.integer(bits)] * 3) for bits in (3, 8))
+    >>> [*deficit(int3, int8, start=2, length=3)]
+    [0, 2, 5]
+    """
+    if start < 0 or length < 0:
+        raise ValueError(
+            f"Expected start and length of at least 0, got {start=}, {length=}."
+        )
+    return {0: high} | ({start: low, start + length: high} if length else {})
 
 
 def _name(fmt: Format) -> str:

@@ -14,6 +14,13 @@ adaprec run fashion-mnist-float32, or another arm:
 Means of seeds 0 to 4 with 95 % t-intervals, the difference paired by seed. int5 and
 int3 are bits of activations and weights; their gradients have 8. cpt goes from 3 to 8
 bits and back; two-threshold has 3 to 8 bits per layer, as underflow asks for.
+
+Beside them are the ten schedules of arXiv:2403.02243, from 3 to 8 bits in 8 cycles:
+cyclic-cr, which is cpt, cyclic-ct, cyclic-lr, cyclic-lt, cyclic-er, cyclic-eth,
+cyclic-etv, cyclic-rr, cyclic-rth, cyclic-rtv, and three of a few pieces:
+late-switch has int4 for 82 % of the run, then bfloat16,
+warmup has bfloat16 for 10 %, then int4,
+step-list has 3, 4, 6 and 8 bits forward with 6, 6, 8 and 8 backward.
 """
 
 from adaprec_jax.runs.config import (
@@ -23,21 +30,26 @@ from adaprec_jax.runs.config import (
     Constant,
     ConstantRate,
     CurrentScaling,
+    Cyclic,
     Experiment,
     FashionMNIST,
     Float32,
+    LateSwitch,
+    Piecewise,
     Scaling,
     SharedFormats,
     TwoThreshold,
+    Warmup,
 )
+
+BFLOAT16 = SharedFormats(activation="bfloat16", weight="bfloat16", gradient="bfloat16")
+INT4 = SharedFormats(activation="int4", weight="int4", gradient="int8")
+SHAPES = ("CR", "CT", "LR", "LT", "ER", "ETH", "ETV", "RR", "RTH", "RTV")
+STAGES = ((3, 6), (4, 6), (6, 8), (8, 8))
 
 SCHEDULES = {
     "float32": Float32(),
-    "bf16": Constant(
-        precision=SharedFormats(
-            activation="bfloat16", weight="bfloat16", gradient="bfloat16"
-        )
-    ),
+    "bf16": Constant(precision=BFLOAT16),
     "int8": Constant(
         precision=SharedFormats(activation="int8", weight="int8", gradient="int8")
     ),
@@ -56,6 +68,21 @@ SCHEDULES = {
         low=0.05,
         high=0.12,
         every=20,
+    ),
+    **{
+        f"cyclic-{shape.lower()}": Cyclic(
+            shape=shape, min_bits=3, max_bits=8, gradient_bits=8, cycles=8
+        )
+        for shape in SHAPES
+    },
+    "late-switch": LateSwitch(low=INT4, high=BFLOAT16, fraction=0.82),
+    "warmup": Warmup(warmup_steps=120, high=BFLOAT16, low=INT4),
+    "step-list": Piecewise(
+        boundaries=(300, 600, 900),
+        precisions=tuple(
+            SharedFormats(activation=f"int{f}", weight=f"int{f}", gradient=f"int{b}")
+            for f, b in STAGES
+        ),
     ),
 }
 ARMS = tuple(SCHEDULES)

@@ -37,6 +37,17 @@ def tiny(*settings: str) -> config.Experiment:
             config.WarmupCosine(peak=1.0, final=0.2, warmup_steps=20),
             {0: 0.0, 10: 0.5, 20: 1.0, 60: 0.6, 100: 0.2},
         ),
+        (
+            config.WarmupStableDecay(
+                peak=1.0, final=0.2, warmup_steps=20, decay_steps=40
+            ),
+            {0: 0.0, 10: 0.5, 20: 1.0, 60: 1.0, 70: 0.8, 100: 0.2},
+        ),
+        # The last 40 of the 100 steps are a run of 40 steps with a cosine.
+        (
+            config.WarmupStableDecay(peak=1.0, decay_steps=40, fall="cosine"),
+            {0: 1.0, 59: 1.0, 60: 1.0, 70: (2 + 2**0.5) / 4, 80: 0.5, 100: 0.0},
+        ),
     ],
 )
 def test_learning_rates_rise_and_fall_as_their_settings_say(settings, by_step):
@@ -93,6 +104,10 @@ def test_optimizers_do_what_their_settings_say(settings, update):
             [4, 4, 8, 4, 8, 4],
             [16, 16, 8, 4, 8, 4],
         ),
+        (config.LateSwitch(low=INT4, at="decay"), [4, 4, 8, 4, 8, 4], [16] * 6),
+        (config.Deficit(length=5), [3, 3, 8, 3, 8, 3], [8] * 6),
+        (config.Deficit(start=18, length=2), [8] * 6, [3, 3, 8, 3, 8, 3]),
+        (config.Deficit(length=0), [8] * 6, [8] * 6),
         (config.CPT(cycles=1), [3, 3, 8, 3, 8, 3], [8] * 6),
         (config.TwoThreshold(start_bits=6), [6, 6, 8, 6, 8, 6], None),
         (
@@ -107,7 +122,7 @@ def test_optimizers_do_what_their_settings_say(settings, update):
 )
 def test_schedules_plan_what_their_settings_say(settings, first, last):
     table = build(tiny()).program.table
-    schedule = make_schedule(settings, 20)
+    schedule = make_schedule(settings, 20, decay=15)
     state = schedule.init(table)
     for step, expected in ((0, first), (19, last)):
         plan, _ = schedule.update(jnp.int32(step), stats.empty(table), state)

@@ -26,6 +26,10 @@ PER_LAYER = {
     "default": {"kind": "cpt", "cycles": 700},
     "rules": [{"pattern": "first", "schedule": {"kind": "float32"}}],
 }
+DEFICIT = {"kind": "deficit", "start": 400, "length": 201}
+WSD = {
+    "kind": "warmup_stable_decay", "peak": 1e-3, "warmup_steps": 1, "decay_steps": 600
+}  # fmt: skip
 MIXED_KINDS = {"kind": "warmup", "warmup_steps": 3, "low": {"kind": "separate"}}
 
 
@@ -145,6 +149,9 @@ def test_a_setting_inside_a_default_keeps_the_rest_of_that_default():
         ('schedule={"kind":"cpt","cycle":3}', "'schedule.cycle'; did you mean 'cycle"),
         ("schedule.kind=warmup", "schedule.warmup_steps is missing."),
         ("schedule.min_bits=9", "schedule.min_bits (9) must not be above max_bits"),
+        (f"schedule={json.dumps(DEFICIT)}", "schedule.start and length together (601)"),
+        ('schedule={"kind":"late_switch","at":"decay"}', "schedule.at: decay needs a"),
+        (f"optimizer.learning_rate={json.dumps(WSD)}", "decay_steps together (601)"),
         ("schedule.cycles=601", "schedule.cycles (601) must not be above steps (600)."),
         ("micro_batches=7", "batch_size (64) must be a multiple of micro_batches (7)."),
         ("steps=610", "steps (610) must be a multiple of steps_per_dispatch (20)."),
@@ -465,6 +472,7 @@ def test_a_config_that_is_not_there_is_one_sentence(name, tmp_path):
         (config.Cyclic, schedules.cyclic, {"steps"}),
         (config.TwoThreshold, schedules.two_threshold, {"quantities"}),
         (config.LateSwitch, schedules.late_switch, {"steps"}),
+        (config.Deficit, schedules.deficit, set()),
         (config.NoLossScaling, loss_scaling.none, {"inner"}),
         (config.StaticLossScaling, loss_scaling.static, {"inner"}),
         (config.DynamicLossScaling, loss_scaling.dynamic, {"inner"}),

@@ -1,11 +1,24 @@
 import json
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from adaprec_jax import plan as plans, stats
 from adaprec_jax.cli import main
 from adaprec_jax.runs import overrides
-from adaprec_jax.runs.expected import changes, mean_cost
+from adaprec_jax.runs.build import build
+from adaprec_jax.runs.config import LateSwitch
+from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.expected import (
+    bytes_per_parameter,
+    changes,
+    decay,
+    mean_cost,
+    narrow_share,
+    pieces,
+)
 from adaprec_jax.runs.load import load
 
 UNEVEN = 'schedule.precision.weight="int4"'
@@ -27,6 +40,14 @@ INT4_FORWARD = '{"kind": "separate", "forward": {"activation": "int4"}}'
         ),
         # Of the published code, 64,000 steps in 8 cycles.
         ("digits-int8", [RR, "steps=64000"], pytest.approx(0.024935, abs=6e-7)),
+        # A quarter of the run each: 3, 4, 6, 8 bits forward with 6, 6, 8, 8 backward.
+        (
+            "digits-step-list",
+            [],
+            ((9 + 36) + (16 + 48) + (36 + 96) + (64 + 128)) / 4 / 3 / 32**2,
+        ),
+        ("fashion-mnist-warmup", [], 0.1 / 4 + 0.9 * (16 + 64) / 3 / 32**2),
+        ("digits-cyclic-cr", [], pytest.approx(mean_cost(load("digits-cpt")))),
         # E2M1 and E5M2 for 492 steps of 600, then bfloat16.
         (
             "shakespeare-late-switch",
@@ -70,4 +91,107 @@ def test_show_says_the_cost(name, cost, capsys, monkeypatch):
         said.append(capsys.readouterr().out)
     text, tree = said
     assert json.loads(tree)["cost"] == cost
+    assert json.loads(tree)["share_8_bits"] == (None if cost is None else 1)
+    assert json.loads(tree)["bytes_per_parameter"] == 16
+    assert "\nbytes_per_parameter 16" in text
     assert f"cost {'depends on' if cost is None else cost}" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "four", "eight"),
+    [
+        ("digits-float32", [], 0, 0),
+        ("digits-int8", [], 0, 1),
+        ("digits-int3", [], 1 / 3, 1),
+        # E2M1 in forward for 492 steps of 600, then bfloat16.
+        ("shakespeare-late-switch", [], 0.82 / 3, 0.82),
+        ("digits-two-threshold", [], None, None),
+        ("digits-int8", [UNEVEN], 0, 1),
+        ("shakespeare-fp8", [UNEVEN], None, None),
+    ],
+)
+def test_the_shares_of_narrow_products_are_known_before_it_runs(
+    name, settings, four, eight
+):
+    experiment = overrides.apply(load(name), settings)
+    for bits, share in ((4, four), (8, eight)):
+        found = narrow_share(experiment, bits)
+        assert found == (share if share is None else pytest.approx(share))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["optimizer.kind=sgd"],
+        ["optimizer.kind=momentum"],
+        ["optimizer.kind=adamw", "parameter_dtype=bfloat16"],
+    ],
+)
+def test_bytes_per_parameter_are_those_of_the_state(settings):
+    tiny = ["task.kind=teacher", "task.size=64", "model.hidden=[4]", "batch_size=8"]
+    experiment = overrides.apply(load("digits-cpt"), [*tiny, *settings])
+    with jax.numpy_dtype_promotion("standard"):  # as Flax widens to the inputs
+        built = build(experiment)
+        state = jax.eval_shape(built.init, built.key)
+    size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    kept = [
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves((state.params, state.params, state.opt_state))
+        if leaf.ndim
+    ]  # parameters, gradients like them, moments and master; no counters
+    per_parameter = sum(kept) / size(state.params)
+    assert bytes_per_parameter(experiment) == per_parameter
+
+
+WSD = json.dumps({"kind": "warmup_stable_decay", "peak": 2e-3, "decay_steps": 150})
+AT_DECAY = json.dumps({"kind": "late_switch", "at": "decay", "fraction": 0.1})
+BY_LAYER = json.dumps(
+    {
+        "kind": "per_layer",
+        "rules": [{"pattern": "last", "schedule": {"kind": "float32"}}],
+        "default": json.loads(AT_DECAY),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("rate", "step"),
+    [
+        (WSD, 450),
+        ('{"kind": "warmup_cosine", "peak": 2e-3, "warmup_steps": 30}', 30),
+        ('{"kind": "cosine", "peak": 2e-3}', None),
+        ('{"kind": "constant", "peak": 2e-3}', None),
+        (WSD.replace("150", "600"), None),
+    ],
+)
+def test_a_switch_can_come_where_the_learning_rate_begins_to_fall(rate, step):
+    settings = [f"optimizer.learning_rate={rate}", f"schedule={AT_DECAY}"]
+    if step is None:
+        with pytest.raises(
+            InputError, match=r"schedule\.at: decay needs a learning rat"
+        ):
+            overrides.apply(load("digits-int8"), settings)
+        return
+    experiment = overrides.apply(load("digits-int8"), settings)
+    assert decay(experiment) == step
+    said = changes(experiment.schedule, 600, decay(experiment))
+    assert said == f"bfloat16 from step {step}"
+    cost = (step + (600 - step) / 4) / 600  # float32, then bfloat16
+    assert mean_cost(experiment) == pytest.approx(cost)
+
+
+def test_a_switch_at_the_decay_reaches_the_run_through_rules():
+    settings = [f"optimizer.learning_rate={WSD}", f"schedule={BY_LAYER}"]
+    built = build(overrides.apply(load("digits-int8"), settings))
+    schedule, table = built.program.schedule, built.program.table
+    state = schedule.init(table)
+    for step, bits in ((449, 32), (450, 16)):
+        plan, _ = schedule.update(jnp.int32(step), stats.empty(table), state)
+        assert {int(b) for b in jax.tree.leaves(plans.bits(plan)["Dense_0"])} == {bits}
+        assert {int(b) for b in jax.tree.leaves(plans.bits(plan)["Dense_1"])} == {32}
+
+
+def test_a_switch_at_a_decay_that_there_is_not_is_an_error():
+    with pytest.raises(ValueError, match="needs one that does"):
+        pieces(LateSwitch(at="decay"), 100)

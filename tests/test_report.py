@@ -105,6 +105,33 @@ def test_cost_counts_each_step_with_the_value_in_force():
     assert totals == {"cost": 0.75, "precision_changes": 1.0, "skipped_steps": 3.0}
 
 
+OPERANDS = (
+    "forward.activation", "forward.weight", "dgrad.gradient", "dgrad.weight",
+    "wgrad.gradient", "wgrad.activation",
+)  # fmt: skip
+
+
+def test_the_share_of_narrow_products_follows_each_layer_by_its_work():
+    steps, work = 37, {"a": 0.25, "b@0": 0.5, "b@1": 0.25}
+    random = np.random.default_rng(0)
+    # By layer, operand and step; what is logged are changes, also after a divergence.
+    bits = random.choice([4.0, 8.0, 16.0], (3, 6, steps + 5))
+    columns = {
+        f"bits/{layer}/{operand}": {
+            t + 1: float(b)
+            for t, b in enumerate(bits[i, j])
+            if t == 0 or b != bits[i, j, t - 1]
+        }
+        for i, layer in enumerate(work)
+        for j, operand in enumerate(OPERANDS)
+    }
+    for most in (4, 8, 16):
+        widest = bits[..., :steps].reshape(3, 3, 2, steps).max(axis=2)
+        expected = np.tensordot([*work.values()], (widest <= most).mean(axis=(1, 2)), 1)
+        found = summary.narrow_share(columns, steps, work, most)
+        assert found == pytest.approx(float(expected), abs=1e-12)
+
+
 def test_the_chart_of_a_run_has_gradients_only_where_they_change():
     steady = {
         "bits/a/forward.activation": {1: 4.0, 6: 8.0},

@@ -26,6 +26,7 @@ from adaprec_jax.schedules import (
     constant,
     cpt,
     cyclic,
+    deficit,
     delay,
     hold,
     join,
@@ -84,6 +85,9 @@ SCHEDULES = {
             integers(4, 8), BFLOAT16, steps=20, fraction=0.7, products="forward"
         ),
         {4, 8, 16},
+    ),
+    "deficit": Member(
+        deficit(integers(3, 8), integers(8, 8), start=2, length=5), {3, 8}
     ),
     "two_threshold": Member(CONTROLLER(patience=2, every=3), {3, 4, 5, 6, 8}),
     "join": Member(
@@ -324,6 +328,19 @@ def test_a_cyclic_schedule_is_the_published_sequence(name):
     assert "".join(map(str, found)) == GOLDEN[name].replace(" ", "")
 
 
+def test_a_list_of_stages_has_bits_forward_and_backward():
+    """The ablation of FracTrain: FW 3, 4, 6, 8 with BW 6, 6, 8, 8."""
+    bits = [(3, 6), (4, 6), (6, 8), (8, 8)]
+    schedule = piecewise([1, 3, 4], [integers(*pair) for pair in bits])
+    update = jax.jit(schedule.update)
+    decided, _ = follow(update, schedule.init(TABLE), [EMPTY] * 5)
+    found = [
+        (int(entry.activation), int(entry.gradient))
+        for entry in (plans.bits(plan)["Dense_0"] for plan in decided)
+    ]
+    assert found == [bits[0], bits[1], bits[1], bits[2], bits[3]]
+
+
 def test_cpt_plans_hold_the_sequence_and_the_gradients_keep_their_bits():
     decided, _ = follow(jitted("cpt"), CPT.init(TABLE), [EMPTY] * 23)
     golden = [3, 3, 3, 4, 5, 6, 6, 7, 8, 8] * 2
@@ -339,6 +356,16 @@ BY_HAND = {
         late_switch(INT3, BFLOAT16, steps=8, fraction=0.75),
         [3, 3, 3, 3, 3, 3, 16, 16],
     ),
+    "late_switch at a step": (
+        late_switch(INT3, BFLOAT16, steps=8, at=5),
+        [3, 3, 3, 3, 3, 16, 16, 16],
+    ),
+    "deficit at first": (deficit(INT3, INT6, length=3), [3, 3, 3, 6, 6, 6, 6, 6]),
+    "deficit later": (
+        deficit(INT3, INT6, start=2, length=4),
+        [6, 6, 3, 3, 3, 3, 6, 6],
+    ),
+    "no deficit": (deficit(INT3, INT6, start=2, length=0), [6] * 8),
     "tabulated": (
         tabulated([INT3, INT5], np.array([1, 0, 1])),
         [5, 3, 5, 5, 5, 5, 5, 5],
@@ -396,6 +423,7 @@ def test_arms_with_different_tables_train_in_one_pack():
         cpt(min_bits=3, max_bits=8, cycles=2, steps=20, gradient_bits=6),
         shuffled(CPT, 3),
         piecewise([2, 5], [INT3, INT5, INT6]),
+        deficit(INT3, INT6, start=4, length=9),
     ]
     pack = stack([arm.init(TABLE) for arm in arms])
     update = jax.jit(jax.vmap(arms[0].update, (None, None, 0)))
@@ -623,6 +651,14 @@ WRONG = {
     "fraction": (
         lambda: late_switch(INT3, BFLOAT16, steps=10, fraction=1.2),
         "within the run.*fraction=1.2",
+    ),
+    "switch": (
+        lambda: late_switch(INT3, BFLOAT16, steps=10, at=10),
+        "within the run.*at=10",
+    ),
+    "deficit": (
+        lambda: deficit(INT3, INT6, start=-1, length=3),
+        "at least 0, got start=-1, length=3",
     ),
     "products": (
         lambda: late_switch(

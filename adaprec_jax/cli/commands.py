@@ -24,6 +24,7 @@ from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.store import Outcome
+from adaprec_jax.runs.widths import Widths, rising
 
 if TYPE_CHECKING:  # It imports matplotlib.
     from adaprec_jax.report.figure import Course
@@ -143,14 +144,45 @@ def show(
     if contractions:
         _show_contractions(experiment, as_json=as_json)
         return
-    run_id, cost = identity.run_id(experiment), expected.mean_cost(experiment)
+    run_id, costs = identity.run_id(experiment), expected.costs(experiment)
     sources = overrides.sources(given, experiment, assignments)
     tree = experiment.model_dump(mode="json")
     if as_json:
-        shown = {"run_id": run_id, "cost": cost, "config": tree, "sources": sources}
+        shown = {"run_id": run_id, **costs, "config": tree, "sources": sources}
         _print_json(shown)
     else:
-        tables.show(run_id, cost, overrides.leaves(tree), sources)
+        tables.show(run_id, costs, overrides.leaves(tree), sources)
+
+
+@app.command("range-test")
+def range_test(  # noqa: PLR0913 (one option for each number)
+    config: Config,
+    *,
+    settings: Settings = None,
+    seed: Seed = None,
+    min_bits: Annotated[int, typer.Option(help="Bits to begin with.")] = 2,
+    max_bits: Annotated[int, typer.Option(help="Bits to end with.")] = 8,
+    gradient_bits: Annotated[int, typer.Option(help="Bits of gradients.")] = 8,
+    steps: Annotated[int, typer.Option(help="Most steps at one width.")] = 400,
+    window: Annotated[int, typer.Option(help="Steps that are averaged.")] = 100,
+    threshold: Annotated[
+        float, typer.Option(help="Gain of the training metric that counts.")
+    ] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Find the fewest bits that learn, for min_bits of a cyclic schedule."""
+    experiment = overrides.apply(load(config), _assignments(settings, seed))
+    imports.check(experiment)
+    tried = Widths(min_bits, max_bits, gradient_bits, steps, window, threshold)
+    rising(experiment, tried)  # Says what is wrong before JAX is imported.
+    from adaprec_jax.runs.range_test import range_test as train
+
+    tested = train(experiment, tried)
+    if as_json:
+        given = {"widths": tried._asdict(), **tested._asdict()}
+        _print_json(given | {"found": tested.found._asdict()})
+    else:
+        tables.range_test(tested, tried)
 
 
 @app.command()
@@ -288,13 +320,17 @@ def _show_contractions(experiment: Experiment, *, as_json: bool) -> None:
     found = listing(experiment)
     if not as_json:
         tables.contractions(found.lines, found.not_reached)
+        if found.gbitops is not None:
+            typer.echo(f"{found.gbitops:.4g} GBitOps in the run")
         return
     lines = [
         {**line.contraction._asdict(), "first": line.first, "later": line.later}
         for line in found.lines
     ]
     not_reached = [each._asdict() for each in found.not_reached]
-    _print_json({"contractions": lines, "not_reached": not_reached})
+    _print_json(
+        {"contractions": lines, "not_reached": not_reached, "gbitops": found.gbitops}
+    )
 
 
 def _assignments(settings: list[str] | None, seed: int | None) -> list[str]:

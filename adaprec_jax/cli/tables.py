@@ -13,10 +13,12 @@ from adaprec_jax.formats import Row, cells
 from adaprec_jax.runs.kinds import Kind, Setting
 from adaprec_jax.runs.overrides import Source
 from adaprec_jax.runs.store import Outcome
+from adaprec_jax.runs.widths import Widths
 
 if TYPE_CHECKING:  # They import JAX.
     from adaprec_jax.contractions import NotReached
     from adaprec_jax.runs.listing import Line
+    from adaprec_jax.runs.range_test import Found
 
 
 _UNLIMITED = 10_000
@@ -30,7 +32,7 @@ _NARROWEST = 12  # a column whose text is folded
 
 def show(
     run_id: str,
-    cost: float | None,
+    costs: Mapping[str, float | None],
     settings: Mapping[str, Any],
     sources: Mapping[str, Source],
 ) -> None:
@@ -39,8 +41,18 @@ def show(
     for path, value in settings.items():
         style = None if sources[path] == "default" else "bold"
         table.add_row(path, _text(value), sources[path], style=style)
-    counted = "depends on statistics or layers" if cost is None else f"{cost:.4g}"
-    _print(table, f"run id {run_id}", f"cost {counted} (bit operations; float32 is 1)")
+    said = {
+        name: "depends on statistics or layers" if cost is None else f"{cost:.4g}"
+        for name, cost in costs.items()
+    }
+    _print(
+        table,
+        f"run id {run_id}",
+        f"cost {said['cost']} (bit operations; float32 is 1)",
+        f"share_4_bits {said['share_4_bits']} (products whose operands have at most 4)",
+        f"share_8_bits {said['share_8_bits']}",
+        f"bytes_per_parameter {said['bytes_per_parameter']}",
+    )
 
 
 def formats(rows: Iterable[Row]) -> None:
@@ -109,6 +121,21 @@ def outcome(directory: Path, ended: Outcome, prefix: str, chart: Sequence[str]) 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def range_test(tested: "Found", widths: Widths) -> None:
+    """Prints the gain at each width that was tried, and the fewest bits that learn."""
+    found, threshold = tested.found, f"{widths.threshold:g}"
+    table = _table("bits", f"largest gain of {tested.metric}")
+    for bits, gain in found.gains.items():
+        table.add_row(str(bits), "none" if gain is None else f"{gain:.4g}")
+    if found.min_bits is None:
+        verdict = f"no width up to {widths.max_bits} bits gained more than {threshold}"
+    else:
+        verdict = f"min_bits {found.min_bits}, the first that gained over {threshold}"
+    parts = [f"diverged: {tested.message}"] if tested.message else []
+    windows = f"between windows of {widths.window} steps"
+    _print(table, *parts, f"{verdict} {windows}", f"{tested.steps} steps in all")
 
 
 def _table(*columns: str) -> Table:

@@ -1,6 +1,6 @@
 """What is said of a whole run, from its metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,6 +9,12 @@ from adaprec_jax.report.chart import chart
 
 # By name and step, as `adaprec_jax.runs.metrics.read` returns them.
 Columns = Mapping[str, Mapping[int, float]]
+
+_PRODUCTS = (
+    ("forward.activation", "forward.weight"),
+    ("dgrad.gradient", "dgrad.weight"),
+    ("wgrad.gradient", "wgrad.activation"),
+)
 
 
 def totals(columns: Columns, steps: int) -> dict[str, float]:
@@ -31,6 +37,37 @@ def totals(columns: Columns, steps: int) -> dict[str, float]:
     if skipped := columns.get("skipped"):
         found["skipped_steps"] = skipped[max(skipped)]
     return found
+
+
+def narrow_share(
+    columns: Columns, steps: int, work: Mapping[str, float], max_bits: int
+) -> float:
+    """Returns the share of a run's multiplications whose operands were both narrow.
+
+    Counted from the formats that were in force, each layer by its work; see
+    `adaprec_jax.cost.narrow_share`.
+
+    Args:
+        columns: Its metrics; `bits/LAYER/OPERAND` have a value at each change.
+        steps: Steps completed, at least 1.
+        work: Share of each layer in the multiply-accumulates of a step.
+        max_bits: The most bits that either operand may have.
+
+    >>> bits = {"forward.activation": 4.0, "forward.weight": 4.0, "dgrad.weight": 4.0}
+    >>> bits |= {"dgrad.gradient": 8.0, "wgrad.gradient": 8.0, "wgrad.activation": 4.0}
+    >>> columns = {f"bits/a/{operand}": {1: b} for operand, b in bits.items()}
+    >>> round(narrow_share(columns, 10, {"a": 1.0}, 4), 4)  # forward alone
+    0.3333
+    """
+    narrow = 0.0
+    for layer, share in work.items():
+        for product in _PRODUCTS:
+            pair = [columns[f"bits/{layer}/{operand}"] for operand in product]
+            starts = sorted({s for column in pair for s in column if s <= steps})
+            lengths = np.diff([*starts, steps + 1])
+            bits = np.array([_in_force(column, starts) for column in pair])
+            narrow += share * float(lengths[(bits <= max_bits).all(axis=0)].sum())
+    return narrow / (len(_PRODUCTS) * steps)
 
 
 def is_cost(name: str) -> bool:
@@ -74,6 +111,13 @@ def filled(column: Mapping[int, float], steps: int) -> Float[np.ndarray, " steps
     >>> filled({1: 8.0, 3: 4.0}, 4).tolist()
     [8.0, 8.0, 4.0, 4.0]
     """
+    return _in_force(column, np.arange(1, steps + 1))
+
+
+def _in_force(
+    column: Mapping[int, float], steps: Sequence[int] | Int[np.ndarray, "places"]
+) -> Float[np.ndarray, "places"]:
+    """Returns the value in force at each of some steps."""
     starts = np.array(sorted(column))
     values = np.array([column[start] for start in starts])
-    return values[np.searchsorted(starts, np.arange(1, steps + 1), side="right") - 1]
+    return values[np.searchsorted(starts, steps, side="right") - 1]

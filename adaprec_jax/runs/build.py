@@ -25,11 +25,10 @@ from adaprec_jax.contractions import (
     contraction_table,
 )
 from adaprec_jax.precision import Plan
-from adaprec_jax.runs import config, format_names, imports
+from adaprec_jax.runs import config, expected, format_names, imports
 from adaprec_jax.runs.build_task import make_task
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
-from adaprec_jax.runs.expected import pieces
 from adaprec_jax.scaling import Recipe, Recipes
 from adaprec_jax.schedules import Schedule
 from adaprec_jax.tasks import order
@@ -141,7 +140,9 @@ def make_program(experiment: Experiment, task: Task) -> Program:
     Raises:
         ValueError: An argument is out of range.
     """
-    schedule = make_schedule(experiment.schedule, experiment.steps)
+    schedule = make_schedule(
+        experiment.schedule, experiment.steps, expected.decay(experiment)
+    )
     watch, gather_every = make_watch(experiment, schedule)
     return Program(
         loss=task.loss,
@@ -204,8 +205,15 @@ def make_table(experiment: Experiment, task: Task) -> Table:
     return table
 
 
-def make_schedule(settings: config.Schedule, steps: int) -> Schedule:
+def make_schedule(
+    settings: config.Schedule, steps: int, decay: int | None = None
+) -> Schedule:
     """Returns the precision schedule.
+
+    Args:
+        settings: The schedule.
+        steps: Length of the run.
+        decay: The step at which the learning rate begins to fall, if it does.
 
     Raises:
         ValueError: An argument is out of range.
@@ -226,10 +234,13 @@ def make_schedule(settings: config.Schedule, steps: int) -> Schedule:
             return imports.make(Schedule, settings, steps=steps)
         case config.PerLayer(rules=rules, default=default):
             by_pattern = {
-                rule.pattern: make_schedule(rule.schedule, steps) for rule in rules
+                rule.pattern: make_schedule(rule.schedule, steps, decay)
+                for rule in rules
             }
-            return schedules.per_layer(by_pattern, make_schedule(default, steps))
-    (_, *boundaries), entries = zip(*pieces(settings, steps).items(), strict=True)
+            last = make_schedule(default, steps, decay)
+            return schedules.per_layer(by_pattern, last)
+    starts = expected.pieces(settings, steps, decay)
+    (_, *boundaries), entries = zip(*starts.items(), strict=True)
     return schedules.piecewise(boundaries, entries)
 
 
@@ -310,12 +321,29 @@ def make_learning_rate(
             rate = optax.cosine_decay_schedule(peak, steps, final / peak)
         case config.WarmupCosine(peak=peak, final=final, warmup_steps=warmup):
             rate = optax.warmup_cosine_decay_schedule(0.0, peak, warmup, steps, final)
+        case config.WarmupStableDecay():
+            rate = _warmup_stable_decay(settings, steps)
 
     def moving(count: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
         with jax.numpy_dtype_promotion("standard"):  # as optax divides counts
             return rate(count)
 
     return moving
+
+
+def _warmup_stable_decay(
+    settings: config.WarmupStableDecay, steps: int
+) -> optax.Schedule:
+    peak, final, decay = settings.peak, settings.final, settings.decay_steps
+    if settings.fall == "linear":
+        fall = optax.linear_schedule(peak, final, decay)
+    else:
+        fall = optax.cosine_decay_schedule(peak, decay, final / peak)
+    phases, starts = [optax.constant_schedule(peak), fall], [steps - decay]
+    if warmup := settings.warmup_steps:
+        phases = [optax.linear_schedule(0.0, peak, warmup), *phases]
+        starts = [warmup, *starts]
+    return optax.join_schedules(phases, starts)
 
 
 def make_recipes(settings: config.Scaling) -> Recipes:

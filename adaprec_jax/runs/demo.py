@@ -21,6 +21,7 @@ from adaprec_jax.report.progress import Moment, display
 from adaprec_jax.runs.build import Built, build, make_schedule
 from adaprec_jax.runs.config import Experiment, ShuffledCPT
 from adaprec_jax.runs.errors import InputError, writing
+from adaprec_jax.runs.expected import decay
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.rows import bits_of
 from adaprec_jax.tasks import order
@@ -157,7 +158,8 @@ def _schedule_state(arm: Experiment, seed: int, built: Built) -> PyTree:
     schedule = arm.schedule
     if isinstance(schedule, ShuffledCPT):
         schedule = schedule.model_copy(update={"shuffle_seed": seed})
-    return make_schedule(schedule, arm.steps).init(built.program.table)
+    made = make_schedule(schedule, arm.steps, decay(arm))
+    return made.init(built.program.table)
 
 
 def _fetcher(

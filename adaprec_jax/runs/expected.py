@@ -1,10 +1,12 @@
 """What a config says about a run's precision before it starts; imports no JAX."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from adaprec_jax import formats
-from adaprec_jax.bit_counts import FLOAT32, PRODUCTS, bitops_ratio, cyclic_bits
+import numpy as np
+
+from adaprec_jax import bit_counts, formats
+from adaprec_jax.bit_counts import FLOAT32, PRODUCTS
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import (
     Dgrad,
@@ -13,6 +15,7 @@ from adaprec_jax.precision import (
     Precision,
     SharedPrecision,
     Wgrad,
+    deficit,
     format_names as entry_names,
     late_switch,
     separate,
@@ -24,6 +27,7 @@ from adaprec_jax.runs.config import (
     MLP,
     Constant,
     Cyclic,
+    Deficit,
     Experiment,
     Float32,
     Formats,
@@ -39,6 +43,7 @@ from adaprec_jax.runs.config import (
     Siren,
     TwoThreshold,
     Warmup,
+    decay_start,
 )
 from adaprec_jax.runs.config.base import Settings
 
@@ -61,10 +66,30 @@ def entry(settings: Formats) -> Entry:
     )
 
 
-def pieces(schedule: Schedule, steps: int) -> Mapping[int, Entry]:
+def decay(experiment: Experiment) -> int | None:
+    """Returns the step at which the learning rate begins to fall, None if it does not.
+
+    >>> from adaprec_jax.runs.load import load
+    >>> decay(load("shakespeare-fp8"))  # after its warm-up
+    100
+    """
+    return decay_start(experiment.optimizer.learning_rate, experiment.steps)
+
+
+def pieces(
+    schedule: Schedule, steps: int, decay: int | None = None
+) -> Mapping[int, Entry]:
     """Returns the entries of a run by the step at which each begins.
 
     Empty for a schedule that is not a few constant pieces.
+
+    Args:
+        schedule: The settings.
+        steps: Length of the run.
+        decay: The step at which the learning rate begins to fall, if it does.
+
+    Raises:
+        ValueError: A switch at the decay, and there is none.
     """
     match schedule:
         case Float32():
@@ -75,13 +100,37 @@ def pieces(schedule: Schedule, steps: int) -> Mapping[int, Entry]:
             return dict(zip((0, *boundaries), map(entry, precisions), strict=True))
         case Warmup(warmup_steps=last, high=high, low=low):
             return {0: entry(high), last: entry(low)}
-        case LateSwitch(fraction=fraction, low=low, high=high, products=products):
+        case Deficit(start=start, length=length, low=low, high=high):
+            return deficit(entry(low), entry(high), start=start, length=length)
+        case LateSwitch(at=at, fraction=fraction, products=products):
+            if at == "decay" and decay is None:
+                raise ValueError(
+                    "A switch where the learning rate begins to fall needs one that "
+                    "does, after steps at its peak."
+                )
             switch, before, after = late_switch(
-                entry(low), entry(high), steps=steps, fraction=fraction,
-                products=products,
+                entry(schedule.low), entry(schedule.high), steps=steps,
+                fraction=fraction, products=products,
+                at=decay if at == "decay" else None,
             )  # fmt: skip
             return {0: before, switch: after}
     return {}
+
+
+def costs(experiment: Experiment) -> dict[str, float | None]:
+    """Returns what is known of a run's costs, by the names that its results have.
+
+    >>> from adaprec_jax.runs.load import load
+    >>> found = costs(load("digits-int3"))
+    >>> found["share_4_bits"] == 1 / 3, found["share_8_bits"]
+    (True, 1.0)
+    """
+    return {
+        "cost": mean_cost(experiment),
+        "share_4_bits": narrow_share(experiment, 4),
+        "share_8_bits": narrow_share(experiment, 8),
+        "bytes_per_parameter": bytes_per_parameter(experiment),
+    }
 
 
 def mean_cost(experiment: Experiment) -> float | None:
@@ -93,28 +142,47 @@ def mean_cost(experiment: Experiment) -> float | None:
     >>> mean_cost(load("digits-int8")), mean_cost(load("digits-two-threshold"))
     (0.0625, None)
     """
-    schedule, steps = experiment.schedule, experiment.steps
-    if isinstance(schedule, CPT | Cyclic | ShuffledCPT):
-        shape = schedule.shape if isinstance(schedule, Cyclic) else "CPT"
-        bounds = schedule.model_dump(include={"min_bits", "max_bits", "cycles"})
-        bits = cyclic_bits(shape, **bounds, steps=steps)
-        return bitops_ratio(bits, schedule.gradient_bits)
-    entries = pieces(schedule, steps)
-    costs = {start: _cost(e) for start, e in entries.items()}
-    # What is a weight and what an activation counts where both have other bits.
-    weighted = isinstance(experiment.model, _WEIGHTED) and not isinstance(
-        experiment.task, ImportedTask
-    )
-    if not costs or not (weighted or all(map(_is_even, entries.values()))):
-        return None
-    ends = (*costs, steps)[1:]
-    total = sum(
-        c * (end - start) for (start, c), end in zip(costs.items(), ends, strict=True)
-    )
-    return total / steps
+    return _mean(experiment, _cost)
 
 
-def changes(schedule: Schedule, steps: int) -> str:
+def narrow_share(experiment: Experiment, max_bits: int) -> float | None:
+    """Returns the share of the multiplications of a run whose operands are both narrow.
+
+    None where `mean_cost` is; `adaprec_jax.cost.narrow_share` has the formula.
+
+    Args:
+        experiment: All settings.
+        max_bits: The most bits that either operand may have.
+
+    >>> from adaprec_jax.runs.load import load
+    >>> narrow_share(load("shakespeare-late-switch"), 8)  # then bfloat16
+    0.82
+    """
+    return _mean(experiment, lambda e: _narrow(e, max_bits))
+
+
+def bytes_per_parameter(experiment: Experiment) -> float:
+    """Returns the bytes that training keeps of each parameter.
+
+    They are those of the parameter, its gradient, the optimizer's moments, and the
+    float32 master copy of a narrower parameter. Formats of a schedule are emulated in
+    the parameter's own dtype, so they change nothing here.
+
+    >>> from adaprec_jax.runs.load import load
+    >>> bytes_per_parameter(load("digits-int8"))  # Adam, in float32
+    16.0
+    """
+    own = 32 if experiment.parameter_dtype == "float32" else 16
+    moments = {"sgd": 0, "momentum": 1}.get(experiment.optimizer.kind, 2)
+    return bit_counts.bytes_per_parameter(
+        parameter=own,
+        gradient=own,
+        moments=32 * moments,
+        master=0 if own == 32 else 32,
+    )
+
+
+def changes(schedule: Schedule, steps: int, decay: int | None = None) -> str:
     """Returns a phrase on how the formats change after the first step.
 
     >>> changes(CPT(min_bits=3, max_bits=8, cycles=6), 600)
@@ -131,8 +199,45 @@ def changes(schedule: Schedule, steps: int) -> str:
             return f"int{low} to int{high} by {signal} every {every} steps"
         case ImportedSchedule(target=target):
             return f"by {target}"
-    later = itertools.islice(pieces(schedule, steps).items(), 1, None)
+    later = itertools.islice(pieces(schedule, steps, decay).items(), 1, None)
     return "; ".join(f"{_names(e)} from step {start}" for start, e in later)
+
+
+def _mean(experiment: Experiment, count: Callable[[Entry], float]) -> float | None:
+    """Returns the mean over the steps of what is counted of an entry, None if unknown.
+
+    All layers have the same entry, so the mean over their work is that entry's.
+    """
+    steps = _steps_by_entry(experiment)
+    # What is a weight and what an activation counts where both have other bits.
+    weighted = isinstance(experiment.model, _WEIGHTED) and not isinstance(
+        experiment.task, ImportedTask
+    )
+    if not steps or not (weighted or all(_is_even(e) for e, _ in steps)):
+        return None
+    return sum(count(e) * n for e, n in steps) / experiment.steps
+
+
+def _steps_by_entry(experiment: Experiment) -> list[tuple[Entry, int]]:
+    """Returns the entries of a run with the steps of each, none if unknown."""
+    schedule, steps = experiment.schedule, experiment.steps
+    if isinstance(schedule, CPT | Cyclic | ShuffledCPT):
+        shape = schedule.shape if isinstance(schedule, Cyclic) else "CPT"
+        bounds = schedule.model_dump(include={"min_bits", "max_bits", "cycles"})
+        widths, counts = np.unique(
+            bit_counts.cyclic_bits(shape, **bounds, steps=steps), return_counts=True
+        )
+        gradient = formats.integer(schedule.gradient_bits)
+        entries = (
+            SharedPrecision(formats.integer(b), formats.integer(b), gradient)
+            for b in widths.tolist()
+        )
+        return [*zip(entries, counts.tolist(), strict=True)]
+    starts = pieces(schedule, steps, decay(experiment))
+    ends = (*starts, steps)[1:]
+    return [
+        (e, end - start) for (start, e), end in zip(starts.items(), ends, strict=True)
+    ]
 
 
 def _parsed(settings: Settings) -> dict[str, Format]:
@@ -141,8 +246,16 @@ def _parsed(settings: Settings) -> dict[str, Format]:
 
 
 def _cost(entry: Entry) -> float:
-    widths = ([int(formats.bits(fmt)) for fmt in pair] for pair in separate(entry))
-    return sum(a * b for a, b in widths) / (PRODUCTS * FLOAT32)
+    return sum(a * b for a, b in _widths(entry)) / (PRODUCTS * FLOAT32)
+
+
+def _narrow(entry: Entry, max_bits: int) -> float:
+    return sum(max(pair) <= max_bits for pair in _widths(entry)) / PRODUCTS
+
+
+def _widths(entry: Entry) -> list[list[int]]:
+    """Returns the bits of both operands of each product."""
+    return [[int(formats.bits(fmt)) for fmt in pair] for pair in separate(entry)]
 
 
 def _is_even(entry: Entry) -> bool:

@@ -8,11 +8,13 @@ import jax
 import numpy as np
 
 from adaprec_jax import plan as plans
+from adaprec_jax.bit_counts import gbitops
 from adaprec_jax.contractions import Contraction, NotReached, Table
+from adaprec_jax.contractions.table import forward_macs
 from adaprec_jax.runs.build import as_input_error, first_plan, make_program
 from adaprec_jax.runs.build_task import blank_data, make_task
 from adaprec_jax.runs.config import Experiment, PerLayer, Schedule
-from adaprec_jax.runs.expected import changes
+from adaprec_jax.runs.expected import changes, decay, mean_cost
 
 
 class Line(NamedTuple):
@@ -30,10 +32,18 @@ class Line(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All contractions, and what no plan reaches."""
+    """All contractions, what no plan reaches, and the bit operations of the run.
+
+    Attributes:
+        lines: One for each contraction.
+        not_reached: What else is multiplied.
+        gbitops: Bit operations of the whole run in units of 1e9; None if they depend
+            on statistics or layers, or cannot be counted.
+    """
 
     lines: tuple[Line, ...]
     not_reached: tuple[NotReached, ...]
+    gbitops: float | None
 
 
 def listing(experiment: Experiment) -> Listing:
@@ -54,14 +64,23 @@ def listing(experiment: Experiment) -> Listing:
         Line(c, plans.describe_entry(first[c.name]), later[c.name])
         for c in program.table.contractions
     )
-    return Listing(tuple(lines), program.table.not_reached)
+    found = _gbitops(experiment, program.table)
+    return Listing(tuple(lines), program.table.not_reached, found)
+
+
+def _gbitops(experiment: Experiment, table: Table) -> float | None:
+    ratio = mean_cost(experiment)
+    if ratio is None or not all(c.executions for c in table.contractions):
+        return None
+    macs = forward_macs(table) * experiment.micro_batches * experiment.steps
+    return gbitops(ratio, macs)
 
 
 def _later(experiment: Experiment, table: Table) -> Iterator[tuple[str, str]]:
     """Yields the name of each contraction with how its formats change."""
     for c in table.contractions:
         parts = _owners(experiment.schedule, c, table)
-        phrases = [changes(part, experiment.steps) for part in parts]
+        phrases = [changes(part, experiment.steps, decay(experiment)) for part in parts]
         yield c.name, "; ".join(dict.fromkeys(filter(None, phrases)))
 
 

@@ -20,9 +20,11 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
+from adaprec_jax import cost
+from adaprec_jax.contractions.table import forward_macs
 from adaprec_jax.report import chart, summary
 from adaprec_jax.report.progress import Display, Moment, display
-from adaprec_jax.runs import environment, metrics, rows, sinks, store
+from adaprec_jax.runs import environment, expected, metrics, rows, sinks, store
 from adaprec_jax.runs.build import Built, build
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
@@ -43,6 +45,7 @@ from adaprec_jax.train import (
     make_dispatch,
     make_score,
     make_train_step,
+    record,
     replicate,
     shard,
     train,
@@ -183,6 +186,9 @@ def _train(
     columns = metrics.read(path)
     results |= _last_validation(columns, metric)
     results |= summary.totals(columns, ending.step)
+    results["bytes_per_parameter"] = expected.bytes_per_parameter(experiment)
+    if "cost" in results:
+        results |= _work(experiment, built, columns, results["cost"], ending.step)
     results["compilations"] = next(compilations)
     return Outcome(ending.kind, ending.step, results, _message(ending, directory))
 
@@ -241,6 +247,24 @@ def _named(split: str, means: Means) -> dict[str, float]:
         f"{split}/{precision}/{name}": float(mean)
         for precision, scores in means.items()
         for name, mean in scores.items()
+    }
+
+
+def _work(
+    experiment: Experiment,
+    built: Built,
+    columns: summary.Columns,
+    ratio: float,
+    steps: int,
+) -> dict[str, float]:
+    """Returns what the run multiplied, counted from the formats that were in force."""
+    table = built.program.table
+    work = dict(zip(record.rows(table), cost.work(table).tolist(), strict=True))
+    macs = forward_macs(table) * experiment.micro_batches * steps
+    return {
+        "gbitops": cost.gbitops(ratio, macs),
+        "share_4_bits": summary.narrow_share(columns, steps, work, 4),
+        "share_8_bits": summary.narrow_share(columns, steps, work, 8),
     }
 
 

@@ -9,8 +9,10 @@ from adaprec_jax.schedules.combinators import clip, delay, hold, join, per_layer
 from adaprec_jax.schedules.constant import constant
 from adaprec_jax.schedules.cpt import cpt
 from adaprec_jax.schedules.cyclic import cyclic
+from adaprec_jax.schedules.deficit import deficit
 from adaprec_jax.schedules.late_switch import late_switch
 from adaprec_jax.schedules.piecewise import piecewise
+from adaprec_jax.schedules.range_test import RangeTest, range_test
 from adaprec_jax.schedules.schedule import (
     Schedule,
     Scope,
@@ -24,6 +26,7 @@ from adaprec_jax.schedules.two_threshold import two_threshold
 from adaprec_jax.schedules.warmup import warmup
 
 __all__ = [
+    "RangeTest",
     "Schedule",
     "Scope",
     "Signals",
@@ -33,6 +36,7 @@ __all__ = [
     "constant",
     "cpt",
     "cyclic",
+    "deficit",
     "delay",
     "hold",
     "join",
@@ -40,6 +44,7 @@ __all__ = [
     "observed",
     "per_layer",
     "piecewise",
+    "range_test",
     "reads_of",
     "select",
     "shuffled",

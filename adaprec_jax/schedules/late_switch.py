@@ -11,10 +11,14 @@ def late_switch(
     high: Entry,
     *,
     steps: int,
-    fraction: float,
+    fraction: float = 0.82,
     products: str = "all",
+    at: int | None = None,
 ) -> Schedule:
     """Uses `low` for a fraction of the run, then `high`, in all products or forward.
+
+    A learning rate that is constant and then decays gives the switch its place: `at` is
+    the step at which it begins to fall.
 
     Decides:
         One entry for all contractions, changed once, in all three products or in the
@@ -44,6 +48,7 @@ def late_switch(
         fraction: Of the run, in low precision; the switch comes at the nearest step.
         products: Which products switch, "all" or "forward". With "forward" the plan has
             six formats per contraction (`Precision`), before the switch too.
+        at: The step of the switch, in the place of `fraction`.
 
     Raises:
         ValueError: The switch would come before step 1 or after the run, `products` is
@@ -56,11 +61,11 @@ def late_switch(
     [0, 0, 0, 0, 1]
     """
     switch, before, after = precision.late_switch(
-        low, high, steps=steps, fraction=fraction, products=products
+        low, high, steps=steps, fraction=fraction, products=products, at=at
     )
     if not 0 < switch < steps:
         raise ValueError(
-            "Expected a switch within the run, 0 < fraction * steps < steps, got "
-            f"{fraction=}, {steps=}."
+            "Expected a switch within the run, at a step above 0 and below steps, got "
+            f"step {switch} of {steps=}, {fraction=}, {at=}."
         )
     return piecewise([switch], [before, after])

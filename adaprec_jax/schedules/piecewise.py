@@ -12,6 +12,9 @@ from adaprec_jax.schedules.tabulated import tabulated
 def piecewise(boundaries: Sequence[int], entries: Sequence[Entry]) -> Schedule:
     """Uses `entries[0]` at first and `entries[k + 1]` from step `boundaries[k]` on.
 
+    A list of stages with bits forward and backward, as in the ablation of FracTrain, is
+    one entry for each: `[integers(3, 6), integers(4, 6), integers(6, 8), ...]`.
+
     Decides:
         One entry for all contractions, anew at each boundary.
 

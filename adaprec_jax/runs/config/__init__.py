@@ -26,6 +26,7 @@ from adaprec_jax.runs.config.precision import (
     Constant as Constant,
     CurrentScaling as CurrentScaling,
     Cyclic as Cyclic,
+    Deficit as Deficit,
     DelayedScaling as DelayedScaling,
     DgradFormats as DgradFormats,
     Float32 as Float32,
@@ -85,4 +86,6 @@ from adaprec_jax.runs.config.training import (
     Optimizer as Optimizer,
     StaticLossScaling as StaticLossScaling,
     WarmupCosine as WarmupCosine,
+    WarmupStableDecay as WarmupStableDecay,
+    decay_start as decay_start,
 )

@@ -19,6 +19,7 @@ from adaprec_jax.runs.config.base import (
 from adaprec_jax.runs.config.precision import (
     CPT,
     Cyclic,
+    Deficit,
     Float32,
     LateSwitch,
     PerLayer,
@@ -35,6 +36,8 @@ from adaprec_jax.runs.config.training import (
     NoLossScaling,
     Optimizer,
     WarmupCosine,
+    WarmupStableDecay,
+    decay_start,
 )
 
 
@@ -159,7 +162,14 @@ def _faults(experiment: Experiment) -> Iterator[str]:
             f"optimizer.learning_rate.warmup_steps ({rate.warmup_steps}) must be below "
             f"steps ({steps})."
         )
-    yield from _schedule_faults("schedule", experiment.schedule, steps)
+    if isinstance(rate, WarmupStableDecay):
+        both = rate.warmup_steps + rate.decay_steps
+        if both > steps:
+            yield (
+                "optimizer.learning_rate.warmup_steps and decay_steps together "
+                f"({both}) must not be above steps ({steps})."
+            )
+    yield from _schedule_faults("schedule", experiment.schedule, experiment)
 
 
 def _one_of(names: tuple[str, ...]) -> str:
@@ -168,21 +178,35 @@ def _one_of(names: tuple[str, ...]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def _schedule_faults(path: str, schedule: Any, steps: int) -> Iterator[str]:
+def _schedule_faults(path: str, schedule: Any, run: Experiment) -> Iterator[str]:
     """Yields a sentence for each part of a schedule that the run never reaches."""
+    steps = run.steps
     match schedule:
         case Piecewise(boundaries=(*_, last)) if last >= steps:
             yield f"{path}.boundaries ({last}) must be below steps ({steps})."
         case Warmup(warmup_steps=last) if last >= steps:
             yield f"{path}.warmup_steps ({last}) must be below steps ({steps})."
+        case LateSwitch(at="decay"):
+            rate = run.optimizer.learning_rate
+            if not decay_start(rate, steps):
+                yield (
+                    f"{path}.at: decay needs a learning rate that falls after steps at "
+                    "its peak, such as warmup_stable_decay with decay_steps below "
+                    f"steps, got {rate.kind}."
+                )
         case LateSwitch(fraction=fraction) if not 0 < round(fraction * steps) < steps:
             yield f"{path}.fraction ({fraction}) leaves no step of {steps} on one side."
+        case Deficit(start=start, length=length) if start + length > steps:
+            yield (
+                f"{path}.start and length together ({start + length}) must not be "
+                f"above steps ({steps})."
+            )
         case (
             CPT(cycles=cycles) | Cyclic(cycles=cycles) | ShuffledCPT(cycles=cycles)
         ) if cycles > steps:
             yield f"{path}.cycles ({cycles}) must not be above steps ({steps})."
         case PerLayer(rules=rules, default=default):
-            yield from _schedule_faults(f"{path}.default", default, steps)
+            yield from _schedule_faults(f"{path}.default", default, run)
             for index, rule in enumerate(rules):
                 where = f"{path}.rules.{index}.schedule"
-                yield from _schedule_faults(where, rule.schedule, steps)
+                yield from _schedule_faults(where, rule.schedule, run)

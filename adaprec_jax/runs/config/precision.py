@@ -71,6 +71,10 @@ _INT4, _INT6, _INT8 = (
     SharedFormats(activation=name, weight=name, gradient="int8")
     for name in ("int4", "int6", "int8")
 )
+INT8 = SharedFormats(activation="int8", weight="int8", gradient="int8")
+INT3 = SharedFormats(activation="int3", weight="int3", gradient="int8")
+
+_Steps: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Float32(Settings):
@@ -156,8 +160,12 @@ class LateSwitch(Settings):
 
     loop: ClassVar[Loop] = "open"
     kind: Literal["late_switch"] = "late_switch"
+    at: Literal["fraction", "decay"] = Field(
+        default="fraction",
+        description="or where the learning rate begins to fall",
+    )
     fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.82, description="of the run, in the low precision"
+        default=0.82, description="of the run, in the low precision; unless at decay"
     )
     products: Literal["forward", "all"] = Field(
         default="all", description="which products switch", examples=["all", "forward"]
@@ -173,6 +181,29 @@ class LateSwitch(Settings):
     def _alike(self) -> "LateSwitch":
         if self.products == "all":
             _check_alike(self.low, self.high)
+        return self
+
+
+class Deficit(Settings):
+    """A low precision for a while, a high one before and after it.
+
+    Source: Wolfe and Kyrillidis 2024, arXiv:2403.02243.
+    """
+
+    loop: ClassVar[Loop] = "open"
+    kind: Literal["deficit"] = "deficit"
+    start: _Steps = Field(
+        default=0, description="first step of the low precision", examples=[0, 200]
+    )
+    length: _Steps = Field(
+        description="steps in the low precision; 0 is the control", examples=[200]
+    )
+    low: Formats = Field(default=INT3, description="formats of the deficit")
+    high: Formats = Field(default=INT8, description="formats before and after it")
+
+    @model_validator(mode="after")
+    def _alike(self) -> "Deficit":
+        _check_alike(self.low, self.high)
         return self
 
 
@@ -326,6 +357,7 @@ Schedule: TypeAlias = Annotated[
     | Piecewise
     | Warmup
     | LateSwitch
+    | Deficit
     | CPT
     | Cyclic
     | ShuffledCPT

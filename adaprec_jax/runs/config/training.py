@@ -47,9 +47,46 @@ class WarmupCosine(_Falling):
     warmup_steps: Count = Field(description="applied steps of the rise")
 
 
+class WarmupStableDecay(_Falling):
+    """A linear rise from 0 to `peak`, `peak`, then a fall to `final` at the end.
+
+    A run made longer has `peak` for longer, and falls over as many steps as before.
+    """
+
+    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=0, description="applied steps of the rise"
+    )
+    decay_steps: Count = Field(description="applied steps of the fall")
+    fall: Literal["linear", "cosine"] = Field(
+        default="linear", description="a line, or half a cosine"
+    )
+
+
 LearningRate: TypeAlias = Annotated[
-    ConstantRate | Cosine | WarmupCosine, Field(discriminator="kind")
+    ConstantRate | Cosine | WarmupCosine | WarmupStableDecay,
+    Field(discriminator="kind"),
 ]
+
+
+def decay_start(rate: LearningRate, steps: int) -> int | None:
+    """Returns the step at which a learning rate that was steady begins to fall.
+
+    None if it never does, or falls from the first step on.
+
+    Args:
+        rate: The settings.
+        steps: Length of the run.
+
+    >>> decay_start(WarmupStableDecay(peak=0.1, decay_steps=20), 100)
+    80
+    """
+    match rate:
+        case WarmupStableDecay(decay_steps=decay):
+            return steps - decay if steps > decay else None
+        case WarmupCosine(warmup_steps=warmup):
+            return warmup
+    return None
 
 
 class _Optimizer(Settings):
