@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         scaling as scaling,
         schedules as schedules,
         stats as stats,
+        transforms as transforms,
     )
     from adaprec_jax.contractions import (
         Contraction as Contraction,
@@ -54,7 +55,16 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_MODULES = ("cost", "formats", "loss_scaling", "plan", "scaling", "schedules", "stats")
+_MODULES = (
+    "cost",
+    "formats",
+    "loss_scaling",
+    "plan",
+    "scaling",
+    "schedules",
+    "stats",
+    "transforms",
+)
 _HOMES = {
     "contractions": (
         "Contraction",

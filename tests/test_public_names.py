@@ -12,8 +12,8 @@ PROMISED = [
     "Contraction", "Options", "Precision", "Run", "SharedPrecision", "Stats", "Table",
     "Watch", "__version__", "binary", "contraction_table", "cost", "experiment",
     "formats", "init_recipes", "load", "loss_scaling", "plan", "quantize", "run",
-    "scaling", "schedules", "stats", "ternary", "update_recipes", "value_and_grad",
-    "with_precision",
+    "scaling", "schedules", "stats", "ternary", "transforms", "update_recipes",
+    "value_and_grad", "with_precision",
 ]  # fmt: skip
 
 

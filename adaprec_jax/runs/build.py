@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from adaprec_jax import formats, loss_scaling, plan as plans, scaling, schedules, stats
+from adaprec_jax import (
+    formats,
+    loss_scaling,
+    plan as plans,
+    scaling,
+    schedules,
+    stats,
+    transforms,
+)
 from adaprec_jax.contractions import (
     Compute,
     Options,
@@ -268,8 +276,9 @@ def make_watch(experiment: Experiment, schedule: Schedule) -> tuple[Watch, int]:
 def make_transformation(
     experiment: Experiment,
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns loss scaling around clipping and optimizer."""
+    """Returns loss scaling around optimizer and what stands around that."""
     inner = make_optimizer(experiment.optimizer, experiment.steps)
+    inner = with_transforms(inner, experiment.optimizer, experiment.seed)
     settings = experiment.loss_scaling
     wrap = {
         "none": loss_scaling.none,
@@ -283,9 +292,8 @@ def make_optimizer(
     settings: config.Optimizer, steps: int
 ) -> optax.GradientTransformation:
     """Returns the optimizer behind its clip; its state tells the learning rate."""
-    fields = settings.model_dump(
-        exclude={"kind", "learning_rate", "clip_norm", "weight_decay"}
-    )
+    own = ("b1", "b2", "eps")
+    fields = {name: getattr(settings, name) for name in own if hasattr(settings, name)}
 
     def with_rate(learning_rate: Any) -> optax.GradientTransformation:
         parts = []
@@ -308,6 +316,64 @@ def make_optimizer(
     rate = make_learning_rate(settings.learning_rate, steps)
     injected = optax.inject_hyperparams(with_rate, hyperparam_dtype=jnp.float32)
     return injected(learning_rate=rate)
+
+
+def with_transforms(
+    optimizer: optax.GradientTransformation, settings: config.Optimizer, seed: int
+) -> optax.GradientTransformation:
+    """Returns the optimizer with what acts on its moments, its masters and gradients.
+
+    In the order of a step: the gradients are rounded as for communication; the
+    optimizer moves the masters, and its moments are rounded; masters that oscillate are
+    reset; the weights are rounded with memory; and what the model uses is averaged.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    if isinstance(settings, config.Adam | config.AdamW) and settings.moments:
+        moments = make_moments(settings.moments)
+        optimizer = transforms.narrow_moments(optimizer, moments, seed=seed)
+    if reset := settings.oscillation_reset:
+        fields = reset.model_dump(exclude={"format"})
+        resets = transforms.oscillation_reset(
+            format_names.parse(reset.format), **fields
+        )
+        optimizer = optax.chain(optimizer, optax.masked(resets, _matrices))
+    if memory := settings.hysteresis:
+        fmt = format_names.parse(memory.format)
+        optimizer = transforms.hysteresis(optimizer, fmt, mask=_matrices)
+    if average := settings.averaging:
+        averages = transforms.averaging(**average.model_dump())
+        optimizer = optax.chain(optimizer, averages)
+    if travels := settings.communication:
+        fields = travels.model_dump(exclude={"format"})
+        fmt = format_names.parse(travels.format)
+        optimizer = optax.chain(transforms.narrow_all_reduce(fmt, **fields), optimizer)
+    return optimizer
+
+
+def make_moments(settings: config.Moments) -> dict[str, transforms.Moment]:
+    """Returns how Adam's moments are stored, by their names in its state."""
+    match settings:
+        case config.FP8LMMoments():
+            return transforms.fp8_lm()
+        case config.COATMoments(group=group):
+            return transforms.coat(group)
+
+    def moment(settings: config.Moment) -> transforms.Moment:
+        return transforms.Moment(
+            format_names.parse(settings.format),
+            scaling.current(rounding=settings.rounding),
+            settings.group,
+            settings.expand,
+        )
+
+    return {"mu": moment(settings.first), "nu": moment(settings.second)}
+
+
+def _matrices(params: PyTree) -> PyTree:
+    """Returns which parameters have two axes or more: what contractions round."""
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
 def make_learning_rate(

@@ -52,6 +52,7 @@ from adaprec_jax.train import (
 )
 from adaprec_jax.train.checkpoint import restore, saving
 from adaprec_jax.train.guard import CheckpointError
+from adaprec_jax.transforms import averaged
 
 # Means of the scores by precision ("now", "highest", "float32") and name.
 Means: TypeAlias = dict[str, dict[str, Any]]
@@ -183,6 +184,7 @@ def _train(
         means = _means(built, score, ending.state, built.split.test)
         del means["now"]
         results |= _named("test", means)
+        results |= _averaged(experiment, built, score, ending.state)
     columns = metrics.read(path)
     results |= _last_validation(columns, metric)
     results |= summary.totals(columns, ending.step)
@@ -240,6 +242,18 @@ def _means(
     chunks = order.chunks(split, min(_EVALUATED, len(split)))
     batches = (data.gather(data.arrays, chunk) for chunk in chunks)
     return evaluate(score, state, batches, len(split))
+
+
+def _averaged(
+    experiment: Experiment, built: Built, score: Any, state: TrainState
+) -> dict[str, float]:
+    """Returns the test scores of the averaged weights, where there are any."""
+    if experiment.optimizer.averaging is None:
+        return {}
+    state = state._replace(params=averaged(state.opt_state, state.params))
+    means = _means(built, score, state, built.split.test)
+    del means["now"]
+    return _named("test_averaged", means)
 
 
 def _named(split: str, means: Means) -> dict[str, float]:

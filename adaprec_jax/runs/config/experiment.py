@@ -169,7 +169,22 @@ def _faults(experiment: Experiment) -> Iterator[str]:
                 "optimizer.learning_rate.warmup_steps and decay_steps together "
                 f"({both}) must not be above steps ({steps})."
             )
+    yield from _optimizer_faults(experiment.optimizer, steps)
     yield from _schedule_faults("schedule", experiment.schedule, experiment)
+
+
+def _optimizer_faults(optimizer: Optimizer, steps: int) -> Iterator[str]:
+    """Yields a sentence for each transformation that the run never reaches."""
+    if (reset := optimizer.oscillation_reset) and reset.start + reset.window > steps:
+        yield (
+            f"optimizer.oscillation_reset.start ({reset.start}) leaves no window of "
+            f"{reset.window} steps in {steps}."
+        )
+    if (average := optimizer.averaging) and average.start >= steps:
+        yield (
+            f"optimizer.averaging.start ({average.start}) must be below steps "
+            f"({steps})."
+        )
 
 
 def _one_of(names: tuple[str, ...]) -> str:

@@ -7,11 +7,16 @@ from pydantic import Field, model_validator
 from adaprec_jax.runs.config.base import (
     Count,
     Decay,
+    FormatName,
+    Fraction,
     LossScale,
     NotNegative,
     Positive,
+    Rounding,
     Settings,
 )
+
+Call: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class ConstantRate(Settings):
@@ -89,11 +94,109 @@ def decay_start(rate: LearningRate, steps: int) -> int | None:
     return None
 
 
+class Moment(Settings):
+    """How an optimizer's moment is stored."""
+
+    format: FormatName = "float8_e4m3fn"
+    group: Count | None = Field(
+        default=None, description="neighbours that share a scale; none is the tensor"
+    )
+    expand: bool = Field(
+        default=False, description="raise the range to that of the format first"
+    )
+    rounding: Rounding = "nearest_even"
+
+
+class FP8LMMoments(Settings):
+    """The first in float8_e4m3fn, the second in scaled float16, arXiv:2310.18313."""
+
+    kind: Literal["fp8_lm"] = "fp8_lm"
+
+
+class COATMoments(Settings):
+    """Both in float8_e4m3fn with an expanded range, arXiv:2410.19313."""
+
+    kind: Literal["coat"] = "coat"
+    group: Count = Field(default=128, description="neighbours that share a scale")
+
+
+class OwnMoments(Settings):
+    """Each in a format of its own, at a scale that is a power of two."""
+
+    kind: Literal["own"] = "own"
+    first: Moment = Moment(format="float32")
+    second: Moment = Moment(format="float32")
+
+
+Moments: TypeAlias = Annotated[
+    FP8LMMoments | COATMoments | OwnMoments, Field(discriminator="kind")
+]
+
+
+class Communication(Settings):
+    """Gradients rounded as for a narrow all-reduce, once, arXiv:2310.18313."""
+
+    format: FormatName = "float8_e4m3fn"
+    threshold: Fraction = Field(
+        default=1e-5, description="saturated share above which the factor is halved"
+    )
+    window: Count = Field(default=1000, description="steps in which it doubles")
+
+
+class OscillationReset(Settings):
+    """Oscillating weights are set to their bin's centre, arXiv:2510.27527."""
+
+    format: FormatName = Field(description="that the model rounds its weights to")
+    start: Call = Field(description="applied steps before the first window")
+    every: Count = Field(default=200, description="applied steps between windows")
+    window: Count = Field(default=50, description="applied steps that are watched")
+    threshold: Positive = Field(
+        default=8.0, description="way of the rounded weight for that of the weight"
+    )
+
+    @model_validator(mode="after")
+    def _windows_are_apart(self) -> "OscillationReset":
+        if self.window > self.every:
+            raise ValueError(
+                f"window ({self.window}) must not be above every ({self.every})."
+            )
+        return self
+
+
+class Hysteresis(Settings):
+    """Weights rounded with memory; the optimizer keeps float32 masters."""
+
+    format: FormatName = Field(description="of the weights")
+
+
+class Averaging(Settings):
+    """The mean of the weights of the tail, tested beside the last, arXiv:1904.11943."""
+
+    start: Call = Field(description="applied steps before the first weight that counts")
+    every: Count = Field(default=1, description="applied steps between two of them")
+
+
 class _Optimizer(Settings):
     learning_rate: LearningRate = Field(description="reads applied, not skipped steps")
     clip_norm: Positive | None = Field(
         default=None, description="largest global norm of the unscaled gradient"
     )
+    communication: Communication | None = Field(
+        default=None, description="format of the reduced gradient"
+    )
+    oscillation_reset: OscillationReset | None = Field(
+        default=None, description="of the matrices"
+    )
+    hysteresis: Hysteresis | None = Field(
+        default=None, description="of the matrices, which the model gets rounded"
+    )
+    averaging: Averaging | None = Field(
+        default=None, description="of the weights that the model uses"
+    )
+
+
+class _AdamLike(_Optimizer):
+    moments: Moments | None = Field(default=None, description="formats of both moments")
 
 
 class SGD(_Optimizer):
@@ -112,7 +215,7 @@ class Momentum(_Optimizer):
     weight_decay: NotNegative = Field(default=0.0, description="added to the gradient")
 
 
-class Adam(_Optimizer):
+class Adam(_AdamLike):
     """Adam, arXiv:1412.6980."""
 
     kind: Literal["adam"] = "adam"
@@ -121,7 +224,7 @@ class Adam(_Optimizer):
     eps: Positive = Field(default=1e-8, description="added to the root")
 
 
-class AdamW(_Optimizer):
+class AdamW(_AdamLike):
     """Adam with decoupled weight decay, arXiv:1711.05101."""
 
     kind: Literal["adamw"] = "adamw"
