@@ -173,6 +173,7 @@ def fixed_point(
     fraction_bits: int | Int[Any, "..."],
     *,
     signed: bool = True,
+    scaled: bool = True,
 ) -> Format:
     """Returns the fixed-point format <word, fraction>: integers times 2^-fraction.
 
@@ -183,6 +184,8 @@ def fixed_point(
             number.
         signed: Whether the range is -2^(word-1) to 2^(word-1) - 1 spacings, or 0 to
             2^word - 1.
+        scaled: Whether a scaling recipe acts; without one the point stays where
+            `fraction_bits` says.
 
     Returns:
         A format whose fields are int32, float32 and bool (see `Format`), NumPy's, or
@@ -211,7 +214,7 @@ def fixed_point(
         max_value=bound - _power_of_two(-fraction),
         overflow=zeros + SATURATE,
         negative_zero=zeros != zeros,
-        scaled=zeros == zeros,
+        scaled=(zeros == zeros) & scaled,
     )
 
 
@@ -417,6 +420,9 @@ def _describe_unnamed(fmt: Format) -> str:
     makers: dict[str, Callable[[], Format]] = {
         point: lambda: fixed_point(word, fraction),
         f"u{point}": lambda: fixed_point(word, fraction, signed=False),
+        f"fixed<{word},{fraction},unscaled>": lambda: fixed_point(
+            word, fraction, scaled=False
+        ),
     }
     for encoding in _ENCODINGS:
         name = f"float<{exponent_bits},{mantissa_bits},{bias=},{encoding}>"

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from adaprec_jax import formats, plan as plans, stats as statistics
-from adaprec_jax.contractions.statistics import Stats
+from adaprec_jax.contractions.statistics import QUANTITIES, Stats, Watch
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.contractions.weights import Weight, Weights
 from adaprec_jax.precision import Plan
@@ -44,6 +44,7 @@ def table() -> Table:
             executions=1,
             differentiated=True,
             parameter=f"{name}/kernel" if right == "weight" else "",
+            parameter_shape=(*axes, 3, 4) if right == "weight" else (),
         )
 
     return Table(
@@ -76,7 +77,7 @@ def check_schedule(schedule: Schedule, tried_on: Table | None = None) -> None:
     """
     contractions = table() if tried_on is None else tried_on
     first = schedule.init(contractions)
-    run = [_made_up(contractions, seed) for seed in range(_STEPS)]
+    run = [_made_up(schedule, contractions, seed) for seed in range(_STEPS)]
     weights = [_made_up_weights(contractions, seed) for seed in range(_STEPS)]
 
     def turn(step: Array, seen: Stats, weights: Weights, state: Any) -> Any:
@@ -224,7 +225,7 @@ def _check_extreme(schedule: Schedule, table: Table, value: float) -> None:
     fill = functools.partial(jnp.full_like, fill_value=value)
     weights = jax.tree.map(fill, _made_up_weights(table, 0))
     for step in range(_STEPS):
-        seen = _filled(_made_up(table, 0), value)
+        seen = _filled(_made_up(schedule, table, 0), value)
         plan, state = update(jnp.int32(step), seen, state)
         state = observed(schedule, jnp.int32(step), weights, state)
         _usable(plan, table, f"With statistics that are all {value}")
@@ -238,12 +239,13 @@ def _usable(plan: Plan, table: Table, when: str) -> None:
         raise AssertionError(f"{when}: {error}") from error
 
 
-def _made_up(table: Table, seed: int) -> Stats:
-    """Returns random statistics of one step."""
+def _made_up(schedule: Schedule, table: Table, seed: int) -> Stats:
+    """Returns random statistics of one step, of the formats asked about as well."""
     random = np.random.default_rng(seed)
+    watch = Watch(tuple(QUANTITIES), what_if=schedule.reads.what_if)
     known = jax.tree.map(
         lambda leaf: jnp.asarray(random.uniform(0, 1, leaf.shape), leaf.dtype),
-        statistics.empty(table),
+        statistics.empty(table, watch),
     )
     # Over many decades, so that whatever the schedule compares them with is passed.
     loss, norm = jnp.asarray(10.0 ** random.uniform(-6, 6, 2), jnp.float32)

@@ -21,12 +21,20 @@ cyclic-etv, cyclic-rr, cyclic-rth, cyclic-rtv, and three of a few pieces:
 late-switch has int4 for 82 % of the run, then bfloat16,
 warmup has bfloat16 for 10 %, then int4,
 step-list has 3, 4, 6 and 8 bits forward with 6, 6, 8 and 8 backward.
+
+Not yet measured:
+
+    mor, snip, ampa, sqrt3, adapt-kummer, ldp, adaptive-loss-scale
 """
 
 from adaprec_jax.runs.config import (
+    AMPA,
     CNN,
     CPT,
+    LDP,
     Adam,
+    AdaptiveLossScale,
+    AdaptKummer,
     Constant,
     ConstantRate,
     CurrentScaling,
@@ -35,9 +43,12 @@ from adaprec_jax.runs.config import (
     FashionMNIST,
     Float32,
     LateSwitch,
+    MoR,
     Piecewise,
     Scaling,
     SharedFormats,
+    Snip,
+    Sqrt3,
     TwoThreshold,
     Warmup,
 )
@@ -84,6 +95,23 @@ SCHEDULES = {
             for f, b in STAGES
         ),
     ),
+    "mor": MoR(threshold=0.03, every=20),
+    "snip": Snip(share=0.75, every=100),
+    "ampa": AMPA(start_bits=5, mean_bits=5.0, every=100),
+    "sqrt3": Sqrt3(
+        low=SharedFormats(activation="int4", weight="int4", gradient="int2"),
+        per="layer",
+        every=20,
+    ),
+    "adapt-kummer": AdaptKummer(
+        start_word=12,
+        start_fraction=8,
+        buffer_bits=4,
+        min_lookback=20,
+        max_lookback=80,
+    ),
+    "ldp": LDP(start_bits=8, target_bits=5.0, every=20),
+    "adaptive-loss-scale": AdaptiveLossScale(every=20),
 }
 ARMS = tuple(SCHEDULES)
 STOCHASTIC = Scaling(gradient=CurrentScaling(rounding="stochastic"))

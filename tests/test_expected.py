@@ -72,6 +72,26 @@ def test_the_cost_of_a_config_is_known_before_it_runs(name, settings, cost):
         ("shakespeare-late-switch", "bfloat16 from step 492"),
         ("digits-cpt", "int3 to int8 in 6 cycles"),
         ("digits-two-threshold", "int3 to int8 by underflow_fraction every 20 steps"),
+        (
+            "digits-snip",
+            "float8_e4m3fn, and 75% of the products float4_e2m1fn by estimated loss",
+        ),
+        ("digits-ampa", "int3 to int8 by sensitivity, 5 bits in the mean"),
+        (
+            "digits-sqrt3",
+            "activation int4, weight int4, gradient int2, backward bfloat16 once a "
+            "layer's gradient is in the noise",
+        ),
+        (
+            "digits-adapt-kummer",
+            "fixed<12,8> by weights and diversity of gradients",
+        ),
+        ("digits-ldp", "int3 to int8, learned, 5 bits in the mean"),
+        (
+            "digits-adaptive-loss-scale",
+            "float16 gradients, scaled by up to 1024 for each layer",
+        ),
+        ("digits-mor", "float8_e4m3fn where it errs by at most 0.03, else bfloat16"),
     ],
 )
 def test_how_formats_change_is_said_in_a_phrase(name, phrase):

@@ -20,6 +20,7 @@ from tests.small_run import (
     assert_equal,
     batches,
     first_state,
+    init,
     one,
 )
 
@@ -160,9 +161,12 @@ def test_layers_that_do_not_lie_first_are_refused():
         weights_of(table, params, params, params)
 
 
-def test_the_table_names_the_parameter():
+def test_the_table_names_the_parameter_and_its_shape():
     found = {c.name: c.parameter for c in TABLE.contractions}
     assert found == {"blocks": "blocks/w", "last": "last/w"}
+    params, _ = init(jax.random.key(0))
+    shapes = {c.name: c.parameter_shape for c in TABLE.contractions}
+    assert shapes == {name: params[name]["w"].shape for name in found}
 
 
 def test_a_step_of_a_watching_schedule_does_not_depend_on_how_it_is_called():

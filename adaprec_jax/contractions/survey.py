@@ -76,10 +76,14 @@ def survey(
         open_custom: Whether to enter functions with derivative rules of their own.
     """
     log = Survey({path.split("/")[0] for path in sources if path}, open_custom)
+    inputs = zip(sources, closed.jaxpr.invars, strict=True)
+    shapes = {path: aval(var).shape for path, var in inputs if path}
     _visit(closed.jaxpr, sources, Context((), "", (), 1, True), log)
     named = names.contraction_names(log.uses)
     for (position, site), name in zip(log.sites.items(), named, strict=True):
-        contraction = site.contraction._replace(name=name)
+        contraction = site.contraction._replace(
+            name=name, parameter_shape=shapes.get(site.contraction.parameter, ())
+        )
         log.sites[position] = site._replace(contraction=contraction)
     return log
 

@@ -27,6 +27,7 @@ class Contraction(NamedTuple):
         differentiated: Whether dgrad and wgrad can run; false in a `while` loop.
         parameter: Path of the parameter in the weight slot, with its leaf; "" if none
             reaches it. Of several that are combined on the way, the first.
+        parameter_shape: Its shape, with the plan axes; () if there is none.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Contraction(NamedTuple):
     executions: int | None
     differentiated: bool
     parameter: str = ""
+    parameter_shape: tuple[int, ...] = ()
 
 
 class NotReached(NamedTuple):

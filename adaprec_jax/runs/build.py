@@ -32,7 +32,7 @@ from adaprec_jax.contractions import (
     Watch,
     contraction_table,
 )
-from adaprec_jax.precision import Plan
+from adaprec_jax.precision import Entry, Plan
 from adaprec_jax.runs import config, expected, format_names, imports
 from adaprec_jax.runs.build_task import make_task
 from adaprec_jax.runs.config import Experiment
@@ -238,6 +238,20 @@ def make_schedule(
         case config.TwoThreshold(signal=signal):
             fields["signal"] = getattr(stats, signal)
             return schedules.two_threshold(**fields)
+        case config.Snip(low=low, high=high):
+            fields |= {"low": format_names.parse(low), "high": format_names.parse(high)}
+            return schedules.snip(**fields)
+        case (
+            config.MoR()
+            | config.AMPA()
+            | config.Sqrt3()
+            | config.AdaptKummer()
+            | config.LDP()
+        ):
+            return getattr(schedules, settings.kind)(**fields | _entries(settings))
+        case config.AdaptiveLossScale(forward=forward):
+            fields["forward"] = format_names.parse(forward)
+            return schedules.adaptive_loss_scale(**fields)
         case config.ImportedSchedule():
             return imports.make(Schedule, settings, steps=steps)
         case config.PerLayer(rules=rules, default=default):
@@ -250,6 +264,16 @@ def make_schedule(
     starts = expected.pieces(settings, steps, decay)
     (_, *boundaries), entries = zip(*starts.items(), strict=True)
     return schedules.piecewise(boundaries, entries)
+
+
+def _entries(settings: config.Schedule) -> dict[str, Entry]:
+    """Returns the settings that are formats by role, as entries of a plan."""
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    return {
+        name: expected.entry(value)
+        for name, value in values.items()
+        if isinstance(value, config.SharedFormats)
+    }
 
 
 def make_watch(experiment: Experiment, schedule: Schedule) -> tuple[Watch, int]:

@@ -22,9 +22,13 @@ from adaprec_jax.precision import (
 )
 from adaprec_jax.runs import format_names
 from adaprec_jax.runs.config import (
+    AMPA,
     CNN,
     CPT,
+    LDP,
     MLP,
+    AdaptiveLossScale,
+    AdaptKummer,
     Constant,
     Cyclic,
     Deficit,
@@ -34,6 +38,7 @@ from adaprec_jax.runs.config import (
     ImportedSchedule,
     ImportedTask,
     LateSwitch,
+    MoR,
     Piecewise,
     Recurrent,
     ResNet,
@@ -41,6 +46,8 @@ from adaprec_jax.runs.config import (
     SharedFormats,
     ShuffledCPT,
     Siren,
+    Snip,
+    Sqrt3,
     TwoThreshold,
     Warmup,
     decay_start,
@@ -199,6 +206,8 @@ def changes(schedule: Schedule, steps: int, decay: int | None = None) -> str:
             return f"int{low} to int{high} by {signal} every {every} steps"
         case ImportedSchedule(target=target):
             return f"by {target}"
+    if said := _by_tensors(schedule):
+        return said
     later = itertools.islice(pieces(schedule, steps, decay).items(), 1, None)
     return "; ".join(f"{_names(e)} from step {start}" for start, e in later)
 
@@ -238,6 +247,32 @@ def _steps_by_entry(experiment: Experiment) -> list[tuple[Entry, int]]:
     return [
         (e, end - start) for (start, e), end in zip(starts.items(), ends, strict=True)
     ]
+
+
+def _by_tensors(schedule: Schedule) -> str:
+    """Returns the phrase for a schedule that looks at tensors, "" for another."""
+    match schedule:
+        case MoR(low=low, high=high, threshold=threshold):
+            return (
+                f"{_names(entry(low))} where it errs by at most {threshold}, else "
+                f"{_names(entry(high))}"
+            )
+        case Snip(low=low, high=high, share=share):
+            return f"{high}, and {share:.0%} of the products {low} by estimated loss"
+        case AMPA(min_bits=low, max_bits=high, mean_bits=mean):
+            return f"int{low} to int{high} by sensitivity, {mean:g} bits in the mean"
+        case Sqrt3(low=low, high=high, per=per):
+            return (
+                f"{_names(entry(low))}, backward {_names(entry(high))} once a {per}'s "
+                "gradient is in the noise"
+            )
+        case AdaptKummer(start_word=word, start_fraction=fraction):
+            return f"fixed<{word},{fraction}> by weights and diversity of gradients"
+        case LDP(min_bits=low, max_bits=high, target_bits=target):
+            return f"int{low} to int{high}, learned, {target:g} bits in the mean"
+        case AdaptiveLossScale(largest_product=largest):
+            return f"float16 gradients, scaled by up to {largest:g} for each layer"
+    return ""
 
 
 def _parsed(settings: Settings) -> dict[str, Format]:

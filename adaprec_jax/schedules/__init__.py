@@ -5,12 +5,17 @@ one line here and one line in the table of contract tests.
 """
 
 from adaprec_jax.bit_counts import cyclic_bits as bits
+from adaprec_jax.schedules.adapt_kummer import adapt_kummer
+from adaprec_jax.schedules.adaptive_loss_scale import adaptive_loss_scale
+from adaprec_jax.schedules.ampa import ampa
 from adaprec_jax.schedules.combinators import clip, delay, hold, join, per_layer
 from adaprec_jax.schedules.constant import constant
 from adaprec_jax.schedules.cpt import cpt
 from adaprec_jax.schedules.cyclic import cyclic
 from adaprec_jax.schedules.deficit import deficit
 from adaprec_jax.schedules.late_switch import late_switch
+from adaprec_jax.schedules.ldp import ldp
+from adaprec_jax.schedules.mor import mor
 from adaprec_jax.schedules.piecewise import piecewise
 from adaprec_jax.schedules.range_test import RangeTest, range_test
 from adaprec_jax.schedules.schedule import (
@@ -21,6 +26,8 @@ from adaprec_jax.schedules.schedule import (
     reads_of,
     select,
 )
+from adaprec_jax.schedules.snip import snip
+from adaprec_jax.schedules.sqrt3 import sqrt3
 from adaprec_jax.schedules.tabulated import TabulatedState, shuffled, stack, tabulated
 from adaprec_jax.schedules.two_threshold import two_threshold
 from adaprec_jax.schedules.warmup import warmup
@@ -31,6 +38,9 @@ __all__ = [
     "Scope",
     "Signals",
     "TabulatedState",
+    "adapt_kummer",
+    "adaptive_loss_scale",
+    "ampa",
     "bits",
     "clip",
     "constant",
@@ -41,6 +51,8 @@ __all__ = [
     "hold",
     "join",
     "late_switch",
+    "ldp",
+    "mor",
     "observed",
     "per_layer",
     "piecewise",
@@ -48,6 +60,8 @@ __all__ = [
     "reads_of",
     "select",
     "shuffled",
+    "snip",
+    "sqrt3",
     "stack",
     "tabulated",
     "two_threshold",

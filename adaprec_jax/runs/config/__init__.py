@@ -22,7 +22,11 @@ from adaprec_jax.runs.config.experiment import (
     Stop as Stop,
 )
 from adaprec_jax.runs.config.precision import (
+    AMPA as AMPA,
     CPT as CPT,
+    LDP as LDP,
+    AdaptiveLossScale as AdaptiveLossScale,
+    AdaptKummer as AdaptKummer,
     Constant as Constant,
     CurrentScaling as CurrentScaling,
     Cyclic as Cyclic,
@@ -34,6 +38,7 @@ from adaprec_jax.runs.config.precision import (
     ForwardFormats as ForwardFormats,
     ImportedSchedule as ImportedSchedule,
     LateSwitch as LateSwitch,
+    MoR as MoR,
     NoScaling as NoScaling,
     PerLayer as PerLayer,
     Piecewise as Piecewise,
@@ -44,6 +49,8 @@ from adaprec_jax.runs.config.precision import (
     SeparateFormats as SeparateFormats,
     SharedFormats as SharedFormats,
     ShuffledCPT as ShuffledCPT,
+    Snip as Snip,
+    Sqrt3 as Sqrt3,
     StoredActivations as StoredActivations,
     TwoThreshold as TwoThreshold,
     Warmup as Warmup,

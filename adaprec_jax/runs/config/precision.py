@@ -1,5 +1,6 @@
 """In which precision it is trained: formats, their schedule, scaling recipes."""
 
+import math
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
@@ -8,14 +9,19 @@ from pydantic import Field, model_validator
 from adaprec_jax.runs.config.base import (
     Bits,
     Count,
+    Decay,
     FormatName,
     Fraction,
     Imported,
+    NotNegative,
+    Positive,
     Role,
     Rounding,
     Seed,
     Settings,
 )
+
+WordBits: TypeAlias = Annotated[int, Field(ge=1, le=24)]
 
 
 class SharedFormats(Settings):
@@ -75,6 +81,12 @@ INT8 = SharedFormats(activation="int8", weight="int8", gradient="int8")
 INT3 = SharedFormats(activation="int3", weight="int3", gradient="int8")
 
 _Steps: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
+FLOAT4 = SharedFormats(
+    activation="float4_e2m1fn", weight="float4_e2m1fn", gradient="float4_e2m1fn"
+)
+FLOAT8 = SharedFormats(
+    activation="float8_e4m3fn", weight="float8_e4m3fn", gradient="float8_e4m3fn"
+)
 
 
 class Float32(Settings):
@@ -302,6 +314,191 @@ class TwoThreshold(_IntegerBits):
         return self
 
 
+class MoR(Settings):
+    """A low format for each tensor that it errs little in, a high one for the others.
+
+    Source: NVIDIA 2025, arXiv:2512.22804.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["mor"] = "mor"
+    low: SharedFormats = Field(default=FLOAT8, description="where it errs little")
+    high: SharedFormats = Field(default=BFLOAT16, description="elsewhere")
+    threshold: Positive = Field(
+        default=0.03, description="largest relative error in the low format"
+    )
+    every: Count = Field(default=10, description="steps between looks")
+
+
+class Snip(Settings):
+    """A share of all products in a low format: those that lose the least by it.
+
+    Source: SNIP, 2026, arXiv:2602.01410.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["snip"] = "snip"
+    low: FormatName = "float4_e2m1fn"
+    high: FormatName = "float8_e4m3fn"
+    share: Fraction = Field(
+        default=0.75, description="of the multiply-accumulates, at least, in low"
+    )
+    every: Count = Field(default=100, description="steps between solutions")
+
+
+class AMPA(_IntegerBits):
+    """Bits under a budget, to the layers that rounding hurts most, from the others.
+
+    Source: Ding et al. 2024, "AMPA", ICML 2024.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["ampa"] = "ampa"
+    start_bits: Bits = Field(default=5, description="before the first decision")
+    mean_bits: Annotated[float, Field(ge=2, le=16)] = Field(
+        default=5.0, description="the budget: mean weighted by multiply-accumulates"
+    )
+    moves: Count = Field(default=1, description="layers raised, and lowered, at once")
+    every: Count = Field(default=100, description="steps between decisions")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "AMPA":
+        if not self.min_bits <= self.start_bits <= self.mean_bits <= self.max_bits:
+            raise ValueError(
+                f"start_bits ({self.start_bits}) and mean_bits ({self.mean_bits}) must "
+                f"rise from min_bits to max_bits ({self.min_bits} to {self.max_bits})."
+            )
+        return self
+
+
+class Sqrt3(Settings):
+    """A higher backward precision once the gradient sinks into its rounding noise.
+
+    Source: Chmiel et al. 2025, "FP4 All the Way", arXiv:2505.19115.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["sqrt3"] = "sqrt3"
+    low: SharedFormats = Field(
+        default=FLOAT4, description="before the switch, and of forward after it"
+    )
+    high: SharedFormats = Field(
+        default=BFLOAT16, description="of the backward products after the switch"
+    )
+    per: Literal["run", "layer"] = "run"
+    multiple: Positive = Field(
+        default=math.sqrt(3), description="of the noise, that the gradient stays above"
+    )
+    decay: Decay = Field(default=0.9, description="of the moving averages")
+    patience: Count = Field(default=3, description="checks in a row that must agree")
+    every: Count = Field(default=10, description="steps between checks")
+
+
+class AdaptKummer(Settings):
+    """Fixed-point words per layer, short by the weights, longer by the gradients.
+
+    Source: Kummer et al. 2021, "AdaPT", arXiv:2107.13490.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["adapt_kummer"] = "adapt_kummer"
+    start_word: WordBits = Field(default=16, description="before the first decision")
+    start_fraction: Annotated[int, Field(ge=0, le=24)] = Field(
+        default=8, description="bits of the first words behind the point"
+    )
+    max_bits: WordBits = Field(default=24, description="most, of a word")
+    buffer_bits: Annotated[int, Field(ge=0, le=23)] = Field(
+        default=8, description="before the fraction, after a decision"
+    )
+    gradient_bits: Bits = Field(default=8, description="of output gradients, constant")
+    min_lookback: Count = Field(default=25, description="fewest steps of a decision")
+    max_lookback: Count = Field(default=100, description="most steps of a decision")
+    lookback_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.33, description="share of a new lookback in the one in force"
+    )
+    min_resolution: Count = Field(default=50, description="fewest bins of a histogram")
+    max_resolution: Count = Field(default=150, description="most bins, and at first")
+    divergence: NotNegative = Field(
+        default=0.01, description="of histograms, that a shorter word may cause"
+    )
+    seed: Seed = Field(default=0, description="of the noise of stochastic rounding")
+    quirks: bool = Field(default=False, description="as the published code decides")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "AdaptKummer":
+        if not self.start_fraction <= self.start_word <= self.max_bits:
+            raise ValueError(
+                f"start_fraction ({self.start_fraction}), start_word "
+                f"({self.start_word}) and max_bits ({self.max_bits}) must rise."
+            )
+        if self.buffer_bits >= self.max_bits:
+            raise ValueError(
+                f"buffer_bits ({self.buffer_bits}) must be below max_bits "
+                f"({self.max_bits})."
+            )
+        for name in ("lookback", "resolution"):
+            low, high = (getattr(self, f"{end}_{name}") for end in ("min", "max"))
+            if low > high:
+                raise ValueError(
+                    f"min_{name} ({low}) must not be above max_{name} ({high})."
+                )
+        return self
+
+
+class LDP(_IntegerBits):
+    """Bits of each layer that are learned by gradient descent, under a cost.
+
+    Source: LDP, 2022, arXiv:2203.07713.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["ldp"] = "ldp"
+    start_bits: Bits = Field(default=8, description="before the first look")
+    target_bits: Annotated[float, Field(ge=2, le=16)] = Field(
+        default=5.0, description="mean that the penalty draws to"
+    )
+    penalty: NotNegative = Field(
+        default=1.0, description="strength of it, in units of the loss per square bit"
+    )
+    rate: Positive = Field(default=1.0, description="learning rate of the bits")
+    largest_move: Positive = Field(default=0.25, description="bits in one look")
+    every: Count = Field(default=10, description="steps between looks")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "LDP":
+        low, high = self.min_bits, self.max_bits
+        for name in ("start_bits", "target_bits"):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(
+                    f"{name} ({getattr(self, name)}) must lie in min_bits to max_bits "
+                    f"({low} to {high})."
+                )
+        if low == high:
+            raise ValueError(f"min_bits ({low}) must be below max_bits ({high}).")
+        return self
+
+
+class AdaptiveLossScale(Settings):
+    """A scale for the float16 gradient of each layer, so that little of it underflows.
+
+    Source: Zhao, Vogel and Ahmed 2020, IJCAI 2020.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["adaptive_loss_scale"] = "adaptive_loss_scale"
+    forward: FormatName = "float16"
+    underflow: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1e-3, description="share of the products that may underflow"
+    )
+    largest_scale: Annotated[float, Field(ge=1, le=2.0**14)] = Field(
+        default=16.0, description="of one layer"
+    )
+    largest_product: Annotated[float, Field(ge=1, le=2.0**14)] = Field(
+        default=1024.0, description="of the scales along the backward pass"
+    )
+    every: Count = Field(default=10, description="steps between looks")
+
+
 class ImportedSchedule(Imported):
     """A schedule of somebody's own; the factory may ask for `steps`.
 
@@ -362,6 +559,13 @@ Schedule: TypeAlias = Annotated[
     | Cyclic
     | ShuffledCPT
     | TwoThreshold
+    | MoR
+    | Snip
+    | AMPA
+    | Sqrt3
+    | AdaptKummer
+    | LDP
+    | AdaptiveLossScale
     | PerLayer
     | ImportedSchedule,
     Field(discriminator="kind"),

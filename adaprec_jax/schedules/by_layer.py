@@ -1,0 +1,95 @@
+"""Numbers by path, laid end to end, so that a rule can compare all layers at once.
+
+The order is that of the rows of a run's metrics: contractions in program order, the
+layers along the plan axes of each.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float32
+
+from adaprec_jax.contractions.table import Contraction, Table, forward_macs
+from adaprec_jax.formats import Format
+from adaprec_jax.scaling import current
+
+
+def end_to_end(table: Table, by_path: Mapping[str, ArrayLike]) -> Array:
+    """Returns the numbers of all layers in a row, broadcast to the plan axes.
+
+    >>> from adaprec_jax.testing import table
+    >>> paths = {"Dense_0": 1.0, "Attention": 2.0, "Block/Dense_0": 3.0}
+    >>> end_to_end(table(), paths).tolist()
+    [1.0, 2.0, 3.0, 3.0, 3.0]
+    """
+    parts = [
+        jnp.broadcast_to(jnp.asarray(by_path[c.name]), c.axes).ravel()
+        for c in table.contractions
+    ]
+    return jnp.concatenate(parts) if parts else jnp.zeros(0, jnp.float32)
+
+
+def by_path(table: Table, row: Array) -> dict[str, Array]:
+    """Undoes `end_to_end`: returns the numbers by path, over the plan axes.
+
+    >>> from adaprec_jax.testing import table
+    >>> by_path(table(), jnp.arange(5))["Block/Dense_0"].tolist()
+    [2, 3, 4]
+    """
+    found, start = {}, 0
+    for c in table.contractions:
+        size = math.prod(c.axes)
+        found[c.name] = row[start : start + size].reshape(c.axes)
+        start += size
+    return found
+
+
+def shares_of_macs(table: Table) -> Float32[np.ndarray, "layers"]:
+    """Returns the share of each layer in the forward multiply-accumulates.
+
+    Raises:
+        ValueError: A contraction runs inside a `while` loop, an unknown number of
+            times; or there is no multiplication.
+
+    >>> from adaprec_jax.testing import table
+    >>> [round(float(share), 3) for share in shares_of_macs(table())]
+    [0.333, 0.333, 0.111, 0.111, 0.111]
+    """
+    total = forward_macs(table)
+    if not total:
+        raise ValueError("The table holds no multiplication to share out bits among.")
+    layers = [math.prod(c.axes) for c in table.contractions]
+    macs = [c.macs * (c.executions or 0) / total for c in table.contractions]
+    return np.repeat(np.divide(macs, layers), layers).astype(np.float32)
+
+
+def vectors(x: Float[Array, "..."], c: Contraction) -> Float[Array, "*axes n"]:
+    """Returns one vector for each layer of a parameter of the contraction.
+
+    >>> from adaprec_jax.testing import table
+    >>> vectors(jnp.zeros((3, 3, 4)), table().contractions[2]).shape
+    (3, 12)
+    """
+    return x.reshape(*c.axes, -1)
+
+
+def rounded(
+    x: Float32[Array, "*axes n"], fmt: Format, c: Contraction
+) -> Float32[Array, "*axes n"]:
+    """Returns each layer's vector rounded to its format, scaled by its largest element.
+
+    The scale is a power of two and rounding is to nearest even, as contractions round
+    weights unless told otherwise; a format that takes no scale gets none.
+
+    >>> from adaprec_jax.formats import integer
+    >>> from adaprec_jax.testing import table
+    >>> rounded(jnp.array([0.3, 1.0]), integer(3), table().contractions[0]).tolist()
+    [0.5, 1.0]
+    """
+    fields = jax.tree.map(lambda f: jnp.broadcast_to(f, c.axes)[..., None], fmt)
+    values, scale = current().round(x, fields, (), axes=(len(c.axes),), key=None)
+    return values * scale
