@@ -5,13 +5,11 @@ three products per contraction (forward, dgrad, wgrad). Everything here is relat
 float32, whose products count 32^2.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float32, Float64
+from jaxtyping import Array, Float32
 
 from adaprec_jax.bit_counts import (
     FLOAT32,
@@ -21,7 +19,7 @@ from adaprec_jax.bit_counts import (
     effective_gbitops,
     gbitops,
 )
-from adaprec_jax.contractions.table import Table, forward_macs
+from adaprec_jax.contractions.table import Table, macs_shares
 from adaprec_jax.formats import bits
 from adaprec_jax.precision import Plan, Precision, separate
 
@@ -32,7 +30,6 @@ __all__ = [
     "gbitops",
     "narrow_share",
     "step_cost",
-    "work",
 ]
 
 
@@ -55,7 +52,7 @@ def step_cost(table: Table, plan: Plan) -> Float32[Array, ""]:
     >>> float(step_cost(table, uniform(table, integers(8, 8))))
     0.0625
     """
-    weights = work(table).astype(np.float32)
+    weights = macs_shares(table).astype(np.float32)
     products = [bits(a) * bits(b) for a, b in _all_layers(table, plan)]
     operations = jnp.stack(products).sum(0).astype(jnp.float32)
     return jnp.sum(weights * operations) / (PRODUCTS * FLOAT32)
@@ -87,37 +84,13 @@ def narrow_share(table: Table, plan: Plan, max_bits: int) -> Float32[Array, ""]:
     >>> [round(float(narrow_share(table, plan, b)), 4) for b in (4, 8)]
     [0.3333, 1.0]
     """
-    weights = work(table).astype(np.float32)
+    weights = macs_shares(table).astype(np.float32)
     narrow = [
         (bits(a) <= max_bits) & (bits(b) <= max_bits)
         for a, b in _all_layers(table, plan)
     ]
     products = jnp.stack(narrow).astype(jnp.float32).sum(0)
     return jnp.sum(weights * products) / PRODUCTS
-
-
-def work(table: Table) -> Float64[np.ndarray, "rows"]:
-    """Returns the share of each layer in the multiply-accumulates of a step.
-
-    One number for each layer of each contraction, in the order of the rows of a record
-    (`adaprec_jax.train.record.rows`); they sum to 1.
-
-    Raises:
-        ValueError: The table holds no multiplication, or one inside a `while` loop.
-
-    >>> from adaprec_jax.contractions import contraction_table
-    >>> layer = lambda params, x: x @ params["kernel"]
-    >>> work(contraction_table(layer, {"kernel": jnp.eye(2)}, jnp.eye(2))).tolist()
-    [1.0]
-    """
-    total = forward_macs(table)
-    if not total:
-        raise ValueError(
-            "The table holds no multiplication whose cost could be counted."
-        )
-    layers = [math.prod(c.axes) for c in table.contractions]
-    shares = [c.macs * (c.executions or 0) / total for c in table.contractions]
-    return np.repeat(np.divide(shares, layers), layers)
 
 
 def _all_layers(table: Table, plan: Plan) -> Precision:

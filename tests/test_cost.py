@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from adaprec_jax import formats
-from adaprec_jax.contractions.table import Contraction, Table
+from adaprec_jax.contractions.table import Contraction, Table, macs_shares
 from adaprec_jax.cost import (
     bitops_ratio,
     bytes_per_parameter,
     effective_gbitops,
     narrow_share,
     step_cost,
-    work,
 )
 from adaprec_jax.plan import integers, uniform
 from adaprec_jax.precision import Dgrad, Forward, Precision, Wgrad
@@ -213,10 +212,10 @@ def test_the_layers_of_a_stack_are_narrow_each_for_itself():
         "Head": integers(8, 4),
     }
     np.testing.assert_allclose(narrow_share(TABLE, plan, 4), 0.3, rtol=1e-6)
-    np.testing.assert_allclose(work(TABLE), [0.3, 0.3, 0.4])
+    np.testing.assert_allclose(macs_shares(TABLE), [0.3, 0.3, 0.4])
 
 
-@pytest.mark.parametrize("count", [work, lambda t: narrow_share(t, {}, 4)])
+@pytest.mark.parametrize("count", [macs_shares, lambda t: narrow_share(t, {}, 4)])
 def test_shares_of_work_that_cannot_be_counted_are_an_error(count):
     with pytest.raises(ValueError, match=r"\['Loop'\] run inside a while"):
         count(Table((contraction("Loop", 8, None),), ()))

@@ -3,6 +3,9 @@
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float64
+
 from adaprec_jax.display import Cell, html_table
 
 
@@ -125,6 +128,29 @@ def forward_macs(table: Table) -> int:
             "execute is not known; use a scan (or fori_loop with static bounds)."
         )
     return sum(c.macs * (c.executions or 0) for c in table.contractions)
+
+
+def macs_shares(table: Table) -> Float64[np.ndarray, "rows"]:
+    """Returns the share of each layer in the multiply-accumulates of a step.
+
+    One number for each layer of each contraction, in the order of the rows of a record
+    (`adaprec_jax.train.record.rows`); they sum to 1.
+
+    Raises:
+        ValueError: The table holds no multiplication, or one inside a `while` loop.
+
+    >>> from adaprec_jax.testing import table
+    >>> macs_shares(table()).round(3).tolist()
+    [0.333, 0.333, 0.111, 0.111, 0.111]
+    """
+    total = forward_macs(table)
+    if not total:
+        raise ValueError(
+            "The table holds no multiplication whose cost could be counted."
+        )
+    layers = [math.prod(c.axes) for c in table.contractions]
+    shares = [c.macs * (c.executions or 0) / total for c in table.contractions]
+    return np.repeat(np.divide(shares, layers), layers)
 
 
 def _cells(c: Contraction) -> tuple[Cell, ...]:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int, PyTree
 
 from adaprec_jax import cost
-from adaprec_jax.contractions.table import forward_macs
+from adaprec_jax.contractions.table import forward_macs, macs_shares
 from adaprec_jax.report import chart, summary
 from adaprec_jax.report.progress import Display, Moment, display
 from adaprec_jax.runs import environment, expected, metrics, rows, sinks, store
@@ -273,7 +273,7 @@ def _work(
 ) -> dict[str, float]:
     """Returns what the run multiplied, counted from the formats that were in force."""
     table = built.program.table
-    work = dict(zip(record.rows(table), cost.work(table).tolist(), strict=True))
+    work = dict(zip(record.rows(table), macs_shares(table).tolist(), strict=True))
     macs = forward_macs(table) * experiment.micro_batches * steps
     return {
         "gbitops": cost.gbitops(ratio, macs),

@@ -7,7 +7,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float32, Int32
 
 from adaprec_jax.contractions.statistics import Stats
-from adaprec_jax.contractions.table import Table
+from adaprec_jax.contractions.table import Table, macs_shares
 from adaprec_jax.contractions.weights import Weights
 from adaprec_jax.formats import integer
 from adaprec_jax.plan import fill, integers
@@ -16,7 +16,6 @@ from adaprec_jax.schedules.by_layer import (
     by_path,
     end_to_end,
     rounded,
-    shares_of_macs,
     vectors,
 )
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals
@@ -147,7 +146,7 @@ def ampa(
     )
 
     def init(table: Table) -> AllocationState:
-        shares_of_macs(table)  # says if they cannot be counted
+        macs_shares(table)  # says if they cannot be counted
         bits = {
             c.name: jnp.full(c.axes, start_bits, jnp.int32) for c in table.contractions
         }
@@ -165,7 +164,7 @@ def ampa(
         moved = allocate(
             bits,
             end_to_end(table, state.sensitivity),
-            jnp.asarray(shares_of_macs(table)),
+            jnp.asarray(macs_shares(table), jnp.float32),
             _weighted(table),
             rule,
         )

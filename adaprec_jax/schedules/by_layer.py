@@ -9,11 +9,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
-from adaprec_jax.contractions.table import Contraction, Table, forward_macs
+from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.formats import Format
 from adaprec_jax.scaling import current
 
@@ -46,25 +45,6 @@ def by_path(table: Table, row: Array) -> dict[str, Array]:
         found[c.name] = row[start : start + size].reshape(c.axes)
         start += size
     return found
-
-
-def shares_of_macs(table: Table) -> Float32[np.ndarray, "layers"]:
-    """Returns the share of each layer in the forward multiply-accumulates.
-
-    Raises:
-        ValueError: A contraction runs inside a `while` loop, an unknown number of
-            times; or there is no multiplication.
-
-    >>> from adaprec_jax.testing import table
-    >>> [round(float(share), 3) for share in shares_of_macs(table())]
-    [0.333, 0.333, 0.111, 0.111, 0.111]
-    """
-    total = forward_macs(table)
-    if not total:
-        raise ValueError("The table holds no multiplication to share out bits among.")
-    layers = [math.prod(c.axes) for c in table.contractions]
-    macs = [c.macs * (c.executions or 0) / total for c in table.contractions]
-    return np.repeat(np.divide(macs, layers), layers).astype(np.float32)
 
 
 def vectors(x: Float[Array, "..."], c: Contraction) -> Float[Array, "*axes n"]:

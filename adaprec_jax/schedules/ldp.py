@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
 from adaprec_jax.contractions.statistics import Stats
-from adaprec_jax.contractions.table import Table
+from adaprec_jax.contractions.table import Table, macs_shares
 from adaprec_jax.contractions.weights import Weights
 from adaprec_jax.formats import integer
 from adaprec_jax.plan import fill, integers
@@ -15,7 +15,6 @@ from adaprec_jax.schedules.by_layer import (
     by_path,
     end_to_end,
     rounded,
-    shares_of_macs,
     vectors,
 )
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals
@@ -157,7 +156,7 @@ def ldp(  # noqa: PLR0913 (one keyword for each number of the descent)
     )
 
     def init(table: Table) -> LearnedState:
-        shares_of_macs(table)  # says if they cannot be counted
+        macs_shares(table)  # says if they cannot be counted
 
         def filled(value: float | int) -> dict[str, Array]:
             return {
@@ -186,7 +185,7 @@ def ldp(  # noqa: PLR0913 (one keyword for each number of the descent)
         bits = descended(
             end_to_end(table, state.bits),
             end_to_end(table, slope),
-            jnp.asarray(shares_of_macs(table)),
+            jnp.asarray(macs_shares(table), jnp.float32),
             state.descent,
         )
         return state._replace(bits=by_path(table, bits), slope=slope)

@@ -7,10 +7,10 @@ from jaxtyping import Array, Bool, Float32, Int32
 
 from adaprec_jax.contractions.fitting import fit_entry
 from adaprec_jax.contractions.statistics import ROLES, Stats, TensorStats, Watch
-from adaprec_jax.contractions.table import Contraction, Table
+from adaprec_jax.contractions.table import Contraction, Table, macs_shares
 from adaprec_jax.formats import Format, describe
 from adaprec_jax.precision import Dgrad, Forward, Plan, Precision, Wgrad
-from adaprec_jax.schedules.by_layer import by_path, end_to_end, shares_of_macs
+from adaprec_jax.schedules.by_layer import by_path, end_to_end
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
 
 _PRODUCTS: tuple[str, ...] = ("forward", "dgrad", "wgrad")
@@ -106,7 +106,7 @@ def snip(low: Format, high: Format, *, share: float, every: int = 100) -> Schedu
     names = describe(low), describe(high)
 
     def init(table: Table) -> SnipState:
-        layers = shares_of_macs(table).shape
+        layers = macs_shares(table).shape
         unknown = Estimate(
             jnp.zeros(layers, jnp.bool_), jnp.full(layers, jnp.nan, jnp.float32)
         )
@@ -170,7 +170,7 @@ def greedy(
 
 def _macs(table: Table) -> Float32[Array, "items"]:
     """Returns the work of the items; what is not differentiated has one product."""
-    forward = jnp.asarray(shares_of_macs(table))
+    forward = jnp.asarray(macs_shares(table), jnp.float32)
     differentiated = {c.name: jnp.float32(c.differentiated) for c in table.contractions}
     backward = forward * end_to_end(table, differentiated)
     return jnp.concatenate([forward, backward, backward])
