@@ -21,7 +21,7 @@ from adaprec_jax.contractions.statistics import QUANTITIES, Stats, Watch
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.contractions.weights import Weight, Weights
 from adaprec_jax.precision import Plan
-from adaprec_jax.scaling import Recipe
+from adaprec_jax.scaling import Recipe, Use
 from adaprec_jax.schedules import Schedule, observed
 
 _STEPS = 12
@@ -160,8 +160,10 @@ def check_recipe(recipe: Recipe, key: Array | None = None) -> None:
     """Checks what every scaling recipe promises, in integer and float formats.
 
     Zeros stay zeros; neither they nor tiny numbers give NaN; a NaN or an infinity
-    leaves the result not finite; the jitted call equals the eager one; the update keeps
-    the state's structure.
+    leaves the result not finite; float32 is left as it is; values and scale have the
+    shapes and dtypes that `Recipe` says; the jitted call equals the eager one; the
+    update keeps the state's structure. A recipe that rounds for each product is tried
+    on some of them, with one or more summed axes.
 
     Args:
         recipe: The recipe.
@@ -172,32 +174,90 @@ def check_recipe(recipe: Recipe, key: Array | None = None) -> None:
 
     >>> from adaprec_jax import scaling
     >>> check_recipe(scaling.current())
+    >>> check_recipe(scaling.blockwise(16))
     """
-    x = jax.random.normal(jax.random.key(0), (64, 8))
     state = recipe.init(())
+    x = jax.random.normal(jax.random.key(0), (64, 8))
+    uses = [(x, None)]
+    if recipe.per_product:
+        parts = x.reshape(4, 16, 4, 2)[:, :5]  # an odd number along a summed axis
+        uses = [
+            (x, Use("forward", (1,))),
+            (x[0], Use("dgrad", (0,))),
+            (parts, Use("wgrad", (0, 1, 3))),
+        ]
+    fmt = formats.integer(8)
+    for tensor, use in uses:
+        _check_rounding(_rounding(recipe, tensor.ndim, key, use), tensor, state, use)
+    once = _rounding(recipe, x.ndim, key, uses[0][1])
+    _equal(
+        "The jitted call differs from the eager one",
+        jax.jit(once)(x, fmt, state),
+        once(x, fmt, state),
+    )
+    _alike("the state", state, recipe.update(state, jnp.float32(3)))
+
+
+def _rounding(
+    recipe: Recipe, rank: int, key: Array | None, use: Use | None
+) -> Callable[..., tuple[Array, Array]]:
+    """Returns the rounding of tensors of a rank, for a product if it asks for it."""
+    settings = {} if use is None else {"use": use}
+
+    def rounding(x: Array, fmt: formats.Format, state: Any) -> tuple[Array, Array]:
+        axes = tuple(range(rank))
+        return recipe.round(x, fmt, state, axes=axes, key=key, **settings)
+
+    return rounding
+
+
+def _check_rounding(
+    rounding: Callable[..., tuple[Array, Array]], x: Array, state: Any, use: Use | None
+) -> None:
+    """Checks what a recipe promises of the tensors that it rounds."""
+    jitted = jax.jit(rounding)
+    what_for = f" for {use}" if use else ""
+    place = tuple(size // 2 for size in x.shape)
     for name, fmt in (
         ("int8", formats.integer(8)),
         ("float8_e5m2", formats.floating(5, 2)),
     ):
 
-        def restored(x: Array, state: Any, fmt: formats.Format = fmt) -> Array:
-            values, scale = recipe.round(x, fmt, state, axes=(0, 1), key=key)
+        def restored(x: Array, fmt: formats.Format = fmt) -> Array:
+            values, scale = jitted(x, fmt, state)
             return values * scale
 
-        _equal(
-            f"In {name} the jitted call differs from the eager one",
-            jax.jit(restored)(x, state),
-            restored(x, state),
-        )
+        where = f"in {name}{what_for}"
+        values, scale = jitted(x, fmt, state)
+        _alike(f"the rounded tensor {where}", x, values)
+        _check_scale(scale, x, where, within=use is not None)
         for what, factor in (("zeros", 0.0), ("tiny numbers", 1e-30)):
-            found = restored(factor * x, state)
-            _hold(f"{what} gave NaN in {name}", not bool(jnp.isnan(found).any()))
-        _hold("zeros did not stay zeros", not bool(restored(0 * x, state).any()))
+            nan = bool(jnp.isnan(restored(factor * x)).any())
+            _hold(f"{what} gave NaN {where}", not nan)
+        still = not bool(restored(0 * x).any())
+        _hold(f"zeros did not stay zeros {where}", still)
         # An integer format that is not scaled saturates infinities, as the dtype does.
         for bad in (jnp.nan, jnp.inf) if name != "int8" else (jnp.nan,):
-            found = restored(x.at[3, 3].set(bad), state)
-            _hold(f"{bad} was hidden in {name}", not bool(jnp.isfinite(found).all()))
-    _alike("the state", state, recipe.update(state, jnp.float32(3)))
+            found = restored(x.at[place].set(bad))
+            _hold(f"{bad} was hidden {where}", not bool(jnp.isfinite(found).all()))
+    for y in (x, 1e30 * x, x.at[place].set(jnp.inf)):
+        values, scale = jitted(y, formats.get("float32"), state)
+        _equal(f"float32 is changed{what_for}", values, y)
+        _hold(f"float32 is scaled{what_for}", bool((scale == 1).all()))
+
+
+def _check_scale(scale: Array, x: Array, where: str, *, within: bool) -> None:
+    """Checks the dtype and shape of a scale, which may differ `within` the tensor."""
+    sizes = [(1, size) if within else (1,) for size in x.shape]
+    fits = scale.ndim == x.ndim and all(
+        size in allowed for size, allowed in zip(scale.shape, sizes, strict=True)
+    )
+    _hold(
+        f"the scale {where} must be float32 of "
+        f"{'a shape that broadcasts to' if within else 'size 1 along'} {x.shape}, got "
+        f"{scale.dtype}{scale.shape}",
+        fits and scale.dtype == "float32",
+    )
 
 
 def _check_unknown(schedule: Schedule, run: Sequence[Stats], state: Any) -> None:

@@ -416,12 +416,15 @@ def test_what_is_wrong_with_arms_is_one_sentence(tmp_path, text, end, fault):
     assert sentence.startswith(f"{path}{fault}")
 
 
+SHAKESPEARE = ["float32", "fp8", "late-switch", "mxfp8", "deepseek", "nvfp4"]
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("shakespeare-fp9", ["float32", "fp8", "late-switch"]),
-        ("shakespeare", ["float32", "fp8", "late-switch"]),
-        ("shakespeare_late", ["float32", "fp8", "late-switch"]),
+        ("shakespeare-fp9", SHAKESPEARE),
+        ("shakespeare", SHAKESPEARE),
+        ("shakespeare_late", SHAKESPEARE),
         ("shakspeare-fp8", ["fp8"]),
     ],
 )
@@ -486,6 +489,10 @@ def test_a_config_that_is_not_there_is_one_sentence(name, tmp_path):
         (config.NoScaling, scaling.none, set()),
         (config.CurrentScaling, scaling.current, set()),
         (config.DelayedScaling, scaling.delayed, set()),
+        (config.PerChannelScaling, scaling.per_channel, set()),
+        (config.BlockScaling, scaling.blockwise, set()),
+        (config.MXScaling, scaling.mx, set()),
+        (config.NVFP4Scaling, scaling.nvfp4, set()),
     ],
 )
 def test_settings_are_called_like_the_arguments_they_become(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.linen import fp8_ops
 
 from adaprec_jax import formats
 from adaprec_jax.quantizers import quantize
@@ -204,6 +205,39 @@ def test_delayed_scaling_follows_transformer_engines_golden_sequence():
     assert rounded[1] == 448  # 4 * 224 = 896 saturates
 
 
+@pytest.mark.parametrize("history", [1, 3, 16])
+def test_flax_uses_the_same_delayed_scales(history):
+    """It finds a scale at the beginning of a step, from the amax of those before."""
+    rng = np.random.default_rng(0)
+    recipe = delayed(history=history)
+    state = recipe.init(())
+    scale, past = jnp.ones(1), jnp.zeros(history)
+    for step in range(12):
+        x = rng.normal(size=20) * 10.0 ** rng.uniform(-4, 4) * (step not in (0, 6, 7))
+        x = jnp.asarray(x, jnp.float32)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            expected, scale, past = fp8_ops.quantize_dequantize_update(
+                x, jnp.float8_e4m3fn, scale, past, jnp.float32
+            )
+        values, ours = recipe.round(x, E4M3, state, axes=(0,), key=None)
+        np.testing.assert_allclose(ours, scale, rtol=1e-6)
+        np.testing.assert_allclose(values * ours, expected, rtol=1e-6)
+        state = recipe.update(state, largest_magnitude(x, (0,))[0])
+
+
+def test_the_most_recent_magnitude_alone_may_set_the_delayed_scale():
+    recipe = delayed(history=4, amax="most_recent")
+    state, multipliers = recipe.init(()), []
+    for amax in (2.0, 4.0, 1.0, 0.0, 0.5, np.inf, 1.0):
+        x = jnp.array([1.0, 0.0])
+        _, scale = recipe.round(x, E4M3, state, axes=(0,), key=None)
+        state = recipe.update(state, jnp.float32(amax))
+        multipliers.append(1 / scale.item())
+    # Zeros and what is not finite leave it.
+    expected = [1, 224, 112, 448, 448, 896, 896]
+    np.testing.assert_allclose(multipliers, expected, rtol=1e-6)
+
+
 def test_delayed_scaling_leaves_the_margin_free():
     recipe = delayed(history=2, margin=3)
     rounded, scale = round_with(recipe, jnp.array([7.0, 1.0]), E4M3)
@@ -285,6 +319,11 @@ def test_stochastic_recipes_take_the_key():
 def test_a_margin_out_of_its_range_is_refused(margin):
     with pytest.raises(ValueError, match=f"margin must lie in -64 to 64, got {margin}"):
         delayed(margin=margin)
+
+
+def test_an_unknown_choice_of_magnitude_is_refused():
+    with pytest.raises(ValueError, match="amax must be 'max' or 'most_recent', got"):
+        delayed(amax="least")
 
 
 def test_an_empty_history_is_refused():

@@ -43,6 +43,8 @@ def test_stochastic_rounding_passes():
         scaling.current(),
         scaling.current(power_of_two=False),
         scaling.delayed(4),
+        scaling.per_channel(),
+        scaling.blockwise(5, square=True),
     ],
 )
 def test_every_recipe_passes(recipe):
@@ -139,3 +141,27 @@ def dividing(x, fmt, state, *, axes, key, axis_names=()):
 def test_a_recipe_that_breaks_a_promise_is_told_which(round_tensor, promise):
     with pytest.raises(AssertionError, match=promise):
         check_recipe(scaling.current()._replace(round=round_tensor))
+
+
+def flat_scale(x, fmt, state, *, axes, key, axis_names=(), use):
+    values, scale = scaling.per_channel().round(
+        x, fmt, state, axes=axes, key=key, use=use
+    )
+    return values, scale.reshape(-1)
+
+
+def always_scaled(x, fmt, state, *, axes, key, axis_names=(), use):
+    fmt = fmt._replace(scaled=jnp.bool_(True))
+    return scaling.per_channel().round(x, fmt, state, axes=axes, key=key, use=use)
+
+
+@pytest.mark.parametrize(
+    ("round_tensor", "promise"),
+    [
+        (flat_scale, "must be float32 of a shape that broadcasts to"),
+        (always_scaled, "Float32 is .* for Use"),
+    ],
+)
+def test_a_recipe_by_product_that_breaks_a_promise_is_told_which(round_tensor, promise):
+    with pytest.raises(AssertionError, match=promise):
+        check_recipe(scaling.per_channel()._replace(round=round_tensor))

@@ -85,7 +85,7 @@ def _below(positions: tuple[int, ...], axis: int) -> int:
     return sum(position < axis for position in positions)
 
 
-def spread(leaf: Array, positions: tuple[int, ...], rank: int) -> Float[Array, "..."]:
+def spread(leaf: Array, positions: tuple[int, ...], rank: int) -> Array:
     """Returns a per-member array with its axes at `positions` among `rank` axes.
 
     >>> spread(jnp.ones(3), (1,), 3).shape

@@ -6,6 +6,7 @@ arguments that they become.
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ from adaprec_jax.runs import config, expected, format_names, imports
 from adaprec_jax.runs.build_task import make_task
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
-from adaprec_jax.scaling import Recipe, Recipes
+from adaprec_jax.scaling import Recipe, Recipes, Use
 from adaprec_jax.schedules import Schedule
 from adaprec_jax.tasks import order
 from adaprec_jax.tasks.task import Data, Split, Task
@@ -454,6 +455,10 @@ def make_recipe(settings: config.Recipe) -> Recipe:
             "none": scaling.none,
             "current": scaling.current,
             "delayed": scaling.delayed,
+            "per_channel": scaling.per_channel,
+            "block": scaling.blockwise,
+            "mx": scaling.mx,
+            "nvfp4": scaling.nvfp4,
         }[settings.kind]
         fields = settings.model_dump(exclude={"kind", "quantizer"})
         if own := settings.quantizer:
@@ -481,15 +486,19 @@ def _try_rounding(recipe: Recipe, target: str) -> None:
     fmt = jax.tree.map(jnp.asarray, formats.integer(8))
     key = jax.eval_shape(lambda: jax.random.key(0))
     call = functools.partial(recipe.round, axes=(0, 1))
+    if recipe.per_product:
+        call = functools.partial(call, use=Use("forward", (1,)))
     with imports.blamed(target, always=True):
         found = jax.eval_shape(
             lambda x, key: call(x, fmt, recipe.init(()), key=key), x, key
         )
     shapes = [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(found)]
-    if shapes != [((4, 3), "float32"), ((1, 1), "float32")]:
+    scales = itertools.product((1, 4), (1, 3)) if recipe.per_product else [(1, 1)]
+    if shapes not in [[((4, 3), "float32"), (s, "float32")] for s in scales]:
+        fits = " that broadcasts to it" if recipe.per_product else " (1, 1)"
         raise InputError(
             f"{target}: rounding a float32 tensor (4, 3) must give one of "
-            f"that shape and dtype, and a scale (1, 1), got {shapes}."
+            f"that shape and dtype, and a scale{fits}, got {shapes}."
         )
 
 

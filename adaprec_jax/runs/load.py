@@ -57,8 +57,8 @@ def load(config: str) -> Experiment:
 def bundled() -> dict[str, tuple[Path, str]]:
     """Returns file and arm of the bundled configs, by name.
 
-    >>> sorted(name for name in bundled() if name.startswith("shakespeare"))
-    ['shakespeare-float32', 'shakespeare-fp8', 'shakespeare-late-switch']
+    >>> sorted(name for name in bundled() if name.startswith("resnet"))
+    ['resnet-cpt', 'resnet-float32', 'resnet-int4', 'resnet-int8']
     """
     return {
         f"{_stem(path)}-{arm}": (path, arm)

@@ -12,12 +12,20 @@ or NaN in the tensor makes the result non-finite: no clip hides it from the loss
 """
 
 from adaprec_jax.scaling.blocks import blockwise, per_channel
+from adaprec_jax.scaling.hadamard import hadamard, rotated
+from adaprec_jax.scaling.mx import mx
+from adaprec_jax.scaling.nvfp4 import nvfp4
 from adaprec_jax.scaling.per_tensor import (
     DelayedState,
     current,
     delayed,
     largest_magnitude,
     none,
+)
+from adaprec_jax.scaling.presets import (
+    deepseek_recipes,
+    mxfp8_recipes,
+    nvfp4_recipes,
 )
 from adaprec_jax.scaling.recipe import Quantizer, Recipe, Recipes, Use
 
@@ -29,8 +37,15 @@ __all__ = [
     "Use",
     "blockwise",
     "current",
+    "deepseek_recipes",
     "delayed",
+    "hadamard",
     "largest_magnitude",
+    "mx",
+    "mxfp8_recipes",
     "none",
+    "nvfp4",
+    "nvfp4_recipes",
     "per_channel",
+    "rotated",
 ]

@@ -8,6 +8,7 @@ product the tensor is cut along other axes, from its unrounded values.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -95,8 +96,29 @@ def blockwise(
     >>> blockwise(2).round(x, int4, (), axes=(0,), key=None, use=use)[1]
     Array([ 1.,  1., 64., 64.], dtype=float32)
     """
+    return by_block(size, square, scaled_rounding(power_of_two, rounding, quantizer))
+
+
+def by_block(
+    size: int,
+    square: bool,  # noqa: FBT001 (as the settings of the recipes)
+    scaled: Callable[..., tuple[Float32[Array, "..."], Float32[Array, "..."]]],
+) -> Recipe:
+    """Returns the recipe that rounds each block by its largest magnitude.
+
+    Args:
+        size: As in `blockwise`.
+        square: As in `blockwise`.
+        scaled: `scaled(amax, x, fmt, key) -> (rounded, scale)`.
+
+    Raises:
+        ValueError: `size` is less than 1.
+
+    >>> recipe = by_block(32, False, scaled_rounding(True, "nearest_even", None))
+    >>> recipe.per_product
+    True
+    """
     check_size(size)
-    scaled = scaled_rounding(power_of_two, rounding, quantizer)
 
     def round_by_block(
         x: Float[Array, "..."],
@@ -196,6 +218,21 @@ class Blocks(NamedTuple):
             n if i % 2 == 0 else sides[i // 2] for i, n in enumerate(numbers.shape)
         ]
         return self.join(jnp.broadcast_to(numbers, shape))
+
+    def common(self, numbers: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns the largest number of each block, or the one of all.
+
+        Args:
+            numbers: One, or for each element, broadcast against the tensor.
+
+        >>> blocks = Blocks((4,), Use("forward", (0,)), 2)
+        >>> blocks.common(jnp.array([1.0, 2.0, 4.0, 3.0])).reshape(-1)
+        Array([2., 4.], dtype=float32)
+        """
+        if numbers.ndim == 0:
+            return numbers
+        whole = self.cut(jnp.broadcast_to(numbers, self.shape))
+        return jnp.max(whole, WITHIN, keepdims=True)
 
     def _view(self) -> tuple[tuple[int, ...], tuple[int, int, int]]:
         """Returns the order of the axes, and the sizes before, summed and after."""

@@ -53,7 +53,7 @@ def none(
     >>> none().round(jnp.array([0.3, 1e6]), fmt, (), axes=(0,), key=None)
     (Array([0.3125,    inf], dtype=float32), Array([1.], dtype=float32))
     """
-    rounder = _rounder(rounding, quantizer)
+    rounder = rounder_of(rounding, quantizer)
 
     def round_unscaled(
         x: Float[Array, "..."],
@@ -119,6 +119,7 @@ def delayed(
     history: int = 1024,
     margin: int = 0,
     *,
+    amax: str = "max",
     rounding: str = "nearest_even",
     quantizer: Quantizer | None = None,
 ) -> Recipe:
@@ -131,14 +132,20 @@ def delayed(
     A non-finite amax is not stored: the state is as if that step had not been. The
     scale stays within 2^-126 to 2^126, as that of `current`.
 
+    Flax's fp8_ops finds the scale at the beginning of the next step instead of at the
+    end of this one: it is the same scale. (There an infinity stays in the history.)
+
     Args:
         history: Steps that are remembered.
         margin: Powers of two that are left free above the largest magnitude, -64 to 64.
+        amax: Which of the history sets the scale: "max", the largest, or
+            "most_recent", Transformer Engine's other algorithm.
         rounding: As in `adaprec_jax.quantize`.
         quantizer: In place of its rounding.
 
     Raises:
-        ValueError: `history` is less than 1, or `margin` is out of its range.
+        ValueError: `history` is less than 1, `margin` is out of its range, or `amax`
+            is neither.
 
     >>> from adaprec_jax import formats
     >>> recipe, fmt = delayed(history=4), formats.get("float8_e4m3fn")
@@ -153,8 +160,11 @@ def delayed(
         raise ValueError(f"history must be at least 1, got {history}.")
     if not -64 <= margin <= 64:
         raise ValueError(f"margin must lie in -64 to 64, got {margin}.")
+    if amax not in ("max", "most_recent"):
+        raise ValueError(f"amax must be 'max' or 'most_recent', got {amax!r}.")
+    keep_largest = amax == "max"
 
-    rounder = _rounder(rounding, quantizer)
+    rounder = rounder_of(rounding, quantizer)
 
     def init(shape: tuple[int, ...]) -> DelayedState:
         return DelayedState(
@@ -172,16 +182,17 @@ def delayed(
         axis_names: tuple[str, ...] = (),
     ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
         del axis_names  # the amax of the update is reduced over them
-        amax = state.amax.reshape(shape_of_scale(x, axes))
-        multiplier = _multiplier(amax, jnp.asarray(fmt.max_value) * 2.0**-margin)
-        multiplier = jnp.where(amax > 0, multiplier, 1.0)
+        in_force = state.amax.reshape(shape_of_scale(x, axes))
+        largest = jnp.asarray(fmt.max_value) * 2.0**-margin
+        multiplier = multiplier_of(in_force, largest)
+        multiplier = jnp.where(in_force > 0, multiplier, 1.0)
         rounded, scale = _round_scaled(x, fmt, multiplier, rounder, key)
         hidden = fmt.scaled & jnp.isinf(x)  # no amax of this tensor tells of it
         return jnp.where(hidden, x.astype(jnp.float32), rounded), scale
 
     def update(state: DelayedState, amax: Float32[Array, "*shape"]) -> DelayedState:
         filled = state.history.at[..., 0].set(amax)
-        largest = jnp.max(filled, axis=-1)
+        largest = jnp.max(filled, axis=-1) if keep_largest else amax
         rolled = jnp.roll(filled, -1, axis=-1).at[..., 0].set(0.0)
         stored = jnp.isfinite(amax)
         return DelayedState(
@@ -227,8 +238,27 @@ def scaled_rounding(
     >>> scaled_rounding(True, "nearest_even", None)(x, x, formats.integer(3), None)
     (Array([2., 3.], dtype=float32), Array([0.5, 1. ], dtype=float32))
     """
-    rounder = _rounder(rounding, quantizer)
-    find_multiplier = _power_of_two_multiplier if power_of_two else _multiplier
+    find_multiplier = power_of_two_multiplier if power_of_two else multiplier_of
+    return rounding_by(find_multiplier, rounding, quantizer)
+
+
+def rounding_by(
+    find_multiplier: Callable[
+        [Float32[Array, "..."], Float32[Array, "..."]], Float32[Array, "..."]
+    ],
+    rounding: str,
+    quantizer: Quantizer | None,
+) -> Callable[..., tuple[Float32[Array, "..."], Float32[Array, "..."]]]:
+    """Returns as `scaled_rounding`, for any rule that finds what to multiply by.
+
+    `find_multiplier(amax, max_value)` gives the scale's reciprocal.
+
+    >>> from adaprec_jax import formats
+    >>> halved = rounding_by(lambda amax, top: top / amax / 2, "nearest_even", None)
+    >>> halved(jnp.float32(6.0), jnp.array([1.0, 6.0]), formats.integer(4), None)[0]
+    Array([1., 4.], dtype=float32)
+    """
+    rounder = rounder_of(rounding, quantizer)
 
     def scaled(
         amax: Float32[Array, "..."],
@@ -259,8 +289,13 @@ def _round_scaled(
     return rounder(scaled, saturating, key), 1.0 / multiplier
 
 
-def _rounder(rounding: str, quantizer: Quantizer | None) -> Quantizer:
-    """Returns what rounds; float32 stays the identity, whatever a quantiser does."""
+def rounder_of(rounding: str, quantizer: Quantizer | None) -> Quantizer:
+    """Returns what rounds; float32 stays the identity, whatever a quantiser does.
+
+    >>> from adaprec_jax import formats
+    >>> rounder_of("toward_zero", None)(jnp.float32(2.9), formats.integer(4), None)
+    Array(2., dtype=float32)
+    """
     if quantizer is None:
         return lambda x, fmt, key: quantize(
             x, fmt, rounding=rounding, overflow="format", key=key
@@ -272,15 +307,19 @@ def _rounder(rounding: str, quantizer: Quantizer | None) -> Quantizer:
     )
 
 
-def _multiplier(
+def multiplier_of(
     amax: Float32[Array, "..."], max_value: Float32[Array, "..."]
 ) -> Float32[Array, "..."]:
-    """Returns max_value / amax within 2^-126 to 2^126."""
+    """Returns max_value / amax within 2^-126 to 2^126.
+
+    >>> multiplier_of(jnp.float32(7.0), jnp.float32(448.0))
+    Array(64., dtype=float32)
+    """
     quotient = max_value / jnp.maximum(amax, 2.0**-_MAX_EXPONENT)
     return jnp.clip(quotient, 2.0**-_MAX_EXPONENT, 2.0**_MAX_EXPONENT)
 
 
-def _power_of_two_multiplier(
+def power_of_two_multiplier(
     amax: Float32[Array, "..."], max_value: Float32[Array, "..."]
 ) -> Float32[Array, "..."]:
     """Returns max_value / amax rounded down to a power of two, 2^-126 to 2^126.
@@ -288,12 +327,16 @@ def _power_of_two_multiplier(
     The bits of float32 are exponent and fraction in one integer, so that the quotient
     of two positive numbers, rounded up to a power of two, is their difference rounded
     up to a whole exponent: no division, no rounding on the way.
+
+    >>> power_of_two_multiplier(jnp.float32(7.1), jnp.float32(448.0))
+    Array(32., dtype=float32)
     """
-    difference = _bits_of(amax) - _bits_of(max_value)
+    difference = bits_of(amax) - bits_of(max_value)
     exponent = (difference + 0x7FFFFF) >> 23
     exponent = jnp.clip(exponent, -_MAX_EXPONENT, _MAX_EXPONENT)
     return lax.bitcast_convert_type((127 - exponent) << 23, jnp.float32)
 
 
-def _bits_of(x: Float32[Array, "..."]) -> Array:
+def bits_of(x: Float32[Array, "..."]) -> Array:
+    """Returns the bits of float32 as int32."""
     return lax.bitcast_convert_type(x, jnp.int32)

@@ -24,9 +24,13 @@ from adaprec_jax.runs.config.experiment import (
 from adaprec_jax.runs.config.precision import (
     AMPA as AMPA,
     CPT as CPT,
+<<<<<<< HEAD
     LDP as LDP,
     AdaptiveLossScale as AdaptiveLossScale,
     AdaptKummer as AdaptKummer,
+=======
+    BlockScaling as BlockScaling,
+>>>>>>> recipes1
     Constant as Constant,
     CurrentScaling as CurrentScaling,
     Cyclic as Cyclic,
@@ -38,8 +42,14 @@ from adaprec_jax.runs.config.precision import (
     ForwardFormats as ForwardFormats,
     ImportedSchedule as ImportedSchedule,
     LateSwitch as LateSwitch,
+<<<<<<< HEAD
     MoR as MoR,
+=======
+    MXScaling as MXScaling,
+>>>>>>> recipes1
     NoScaling as NoScaling,
+    NVFP4Scaling as NVFP4Scaling,
+    PerChannelScaling as PerChannelScaling,
     PerLayer as PerLayer,
     Piecewise as Piecewise,
     Recipe as Recipe,

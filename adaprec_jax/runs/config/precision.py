@@ -617,10 +617,61 @@ class DelayedScaling(_Rounding):
     margin: int = Field(
         default=0, ge=-64, le=64, description="powers of two left free above"
     )
+    amax: Literal["max", "most_recent"] = Field(
+        default="max", description="which of the history sets the scale"
+    )
+
+
+class PerChannelScaling(_Rounding):
+    """Scales each channel (or row) by its present largest magnitude."""
+
+    kind: Literal["per_channel"] = "per_channel"
+    power_of_two: bool = Field(default=True, description="round the scale up to 2^k")
+
+
+class BlockScaling(_Rounding):
+    """Scales each block along what a product sums over, arXiv:2412.19437."""
+
+    kind: Literal["block"] = "block"
+    size: Count = Field(default=128, description="elements along a side of a block")
+    square: bool = Field(default=False, description="whether blocks have two sides")
+    power_of_two: bool = Field(default=True, description="round the scale up to 2^k")
+
+
+class MXScaling(_Rounding):
+    """Microscaling: a power of two for each block, arXiv:2506.08027."""
+
+    kind: Literal["mx"] = "mx"
+    size: Count = Field(default=32, description="elements of a block")
+    shared_exponent: Literal["floor", "up"] = Field(
+        default="floor", description="floor: of OCP, may saturate; up: never does"
+    )
+    square: bool = Field(default=False, description="whether blocks have two sides")
+
+
+class NVFP4Scaling(_Rounding):
+    """A scale in E4M3 for each block and one for the tensor, arXiv:2509.25149."""
+
+    kind: Literal["nvfp4"] = "nvfp4"
+    size: Count = Field(default=16, description="elements along a side of a block")
+    square: bool = Field(default=False, description="whether blocks have two sides")
+    hadamard: bool = Field(
+        default=False, description="rotate for the weight's gradient"
+    )
+    four_over_six: Literal["none", "mse", "mae"] = Field(
+        default="none", description="error by which a block ends at 4 or 6"
+    )
 
 
 Recipe: TypeAlias = Annotated[
-    NoScaling | CurrentScaling | DelayedScaling | Imported,
+    NoScaling
+    | CurrentScaling
+    | DelayedScaling
+    | PerChannelScaling
+    | BlockScaling
+    | MXScaling
+    | NVFP4Scaling
+    | Imported,
     Field(discriminator="kind"),
 ]
 
