@@ -493,6 +493,11 @@ def test_a_config_that_is_not_there_is_one_sentence(name, tmp_path):
         (config.BlockScaling, scaling.blockwise, set()),
         (config.MXScaling, scaling.mx, set()),
         (config.NVFP4Scaling, scaling.nvfp4, set()),
+        (config.SBMScaling, scaling.sbm, set()),
+        (config.DoReFaScaling, scaling.dorefa, {"role"}),
+        (config.WAGEScaling, scaling.wage, {"role"}),
+        (config.SWALPScaling, scaling.swalp, set()),
+        (config.MuPPETScaling, scaling.muppet, set()),
     ],
 )
 def test_settings_are_called_like_the_arguments_they_become(

@@ -30,7 +30,7 @@ from adaprec_jax.contractions.observe import (
     observe,
 )
 from adaprec_jax.contractions.rounded import Rounded, round_tensor, spread
-from adaprec_jax.contractions.summed import Summed
+from adaprec_jax.contractions.summed import Sliced, Summed
 from adaprec_jax.contractions.transpose import linear_transpose
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import Entry, SharedPrecision, separate
@@ -60,6 +60,7 @@ class Layout(NamedTuple):
         weight: Positions of the member axes in the weight.
         out: Positions of the member axes in the result.
         summed: Over which axes each operand of each product is summed.
+        sliced: Which axes tell the slices of each operand apart.
         in_time: Whether the contraction is repeated with the same weight, in a loop
             over time; its rounding then moves out of the loop.
     """
@@ -70,6 +71,7 @@ class Layout(NamedTuple):
     weight: tuple[int, ...]
     out: tuple[int, ...]
     summed: Summed
+    sliced: Sliced
     in_time: bool = False
 
 
@@ -238,7 +240,7 @@ def _keep(
     found = round_tensor(
         how.recipe, x.astype(jnp.float32), how.format, how.recipe.init(()),
         _key(data, "stored", role), members, watching.axis_names,
-        Use("stored", layout.summed["forward", role]),
+        Use("stored", layout.summed["forward", role], layout.sliced[role]),
     )  # fmt: skip
     restored = found.values * spread(found.scale, members, x.ndim)
     return restored.astype(x.dtype)
@@ -260,7 +262,7 @@ def _rounded(
         _key(data, product, role),
         layout.out if role == "gradient" else getattr(layout, role),
         watching.axis_names,
-        Use(product, layout.summed[product, role]),
+        Use(product, layout.summed[product, role], layout.sliced[role]),
     )  # fmt: skip
 
 

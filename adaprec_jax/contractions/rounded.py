@@ -50,8 +50,11 @@ def round_tensor(
     if recipe.per_product:
         if use is None:
             raise ValueError("A recipe that rounds for each product must know which.")
-        summed = tuple(a - _below(members, a) for a in use.summed if a not in members)
-        settings["use"] = use._replace(summed=summed)
+        own = [
+            tuple(a - _below(members, a) for a in axes if a not in members)
+            for axes in (use.summed, use.sliced)
+        ]
+        settings["use"] = Use(use.product, *own)
     # Jitted, so that tensors of one shape are traced and lowered once.
     round_jitted = jax.jit(recipe.round, static_argnames=("axes", *settings))
 

@@ -30,7 +30,7 @@ from adaprec_jax.contractions.products import (
     rounded_contraction,
 )
 from adaprec_jax.contractions.statistics import merge_axis, pack, unpack
-from adaprec_jax.contractions.summed import summed_axes
+from adaprec_jax.contractions.summed import sliced_axes, summed_axes
 from adaprec_jax.contractions.survey import Position, Survey
 from adaprec_jax.contractions.table import Site
 from adaprec_jax.precision import Plan
@@ -208,13 +208,14 @@ def _layout(eqn: Eqn, site: Site, rest: Sequence[Array]) -> Layout:
 
     in_time = bool(site.slots) and site.slots[-1].kind == "time"
     summed = summed_axes(eqn, site.weight_side)
+    sliced = sliced_axes(eqn, site.weight_side, members=bool(site.members))
     if not site.members:
-        return Layout(product, (), (), (), (), summed, in_time)
+        return Layout(product, (), (), (), (), summed, sliced, in_time)
     left, right = eqn.params["dimension_numbers"][1]
     activation, weight = (right, left) if swapped else (left, right)
     out = tuple(range(len(left)))
     sides = tuple(activation), tuple(weight)
-    return Layout(product, site.members, *sides, out, summed, in_time)
+    return Layout(product, site.members, *sides, out, summed, sliced, in_time)
 
 
 def _scan(

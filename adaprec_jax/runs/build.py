@@ -439,11 +439,13 @@ def _warmup_stable_decay(
 
 def make_recipes(settings: config.Scaling) -> Recipes:
     """Returns the scaling recipe of each role."""
-    return Recipes(*(make_recipe(getattr(settings, role)) for role in Recipes._fields))
+    return Recipes(
+        *(make_recipe(getattr(settings, role), role) for role in Recipes._fields)
+    )
 
 
-def make_recipe(settings: config.Recipe) -> Recipe:
-    """Returns a scaling recipe.
+def make_recipe(settings: config.Recipe, role: str = "activation") -> Recipe:
+    """Returns a scaling recipe for a role.
 
     Raises:
         InputError: A piece of one's own fails, or returns something of another shape.
@@ -459,9 +461,16 @@ def make_recipe(settings: config.Recipe) -> Recipe:
             "block": scaling.blockwise,
             "mx": scaling.mx,
             "nvfp4": scaling.nvfp4,
+            "sbm": scaling.sbm,
+            "dorefa": scaling.dorefa,
+            "wage": scaling.wage,
+            "swalp": scaling.swalp,
+            "muppet": scaling.muppet,
         }[settings.kind]
         fields = settings.model_dump(exclude={"kind", "quantizer"})
-        if own := settings.quantizer:
+        if isinstance(settings, config.DoReFaScaling | config.WAGEScaling):
+            fields["role"] = role
+        if own := getattr(settings, "quantizer", None):
             fields["quantizer"] = imports.make_function(own)
         made = make(**fields)
     for target in imports.targets(settings):

@@ -12,7 +12,9 @@ or NaN in the tensor makes the result non-finite: no clip hides it from the loss
 """
 
 from adaprec_jax.scaling.blocks import blockwise, per_channel
+from adaprec_jax.scaling.dorefa import dorefa
 from adaprec_jax.scaling.hadamard import hadamard, rotated
+from adaprec_jax.scaling.muppet import muppet
 from adaprec_jax.scaling.mx import mx
 from adaprec_jax.scaling.nvfp4 import nvfp4
 from adaprec_jax.scaling.per_tensor import (
@@ -28,6 +30,9 @@ from adaprec_jax.scaling.presets import (
     nvfp4_recipes,
 )
 from adaprec_jax.scaling.recipe import Quantizer, Recipe, Recipes, Use
+from adaprec_jax.scaling.sbm import sbm
+from adaprec_jax.scaling.swalp import swalp
+from adaprec_jax.scaling.wage import wage
 
 __all__ = [
     "DelayedState",
@@ -39,8 +44,10 @@ __all__ = [
     "current",
     "deepseek_recipes",
     "delayed",
+    "dorefa",
     "hadamard",
     "largest_magnitude",
+    "muppet",
     "mx",
     "mxfp8_recipes",
     "none",
@@ -48,4 +55,7 @@ __all__ = [
     "nvfp4_recipes",
     "per_channel",
     "rotated",
+    "sbm",
+    "swalp",
+    "wage",
 ]

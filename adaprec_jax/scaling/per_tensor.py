@@ -186,7 +186,7 @@ def delayed(
         largest = jnp.asarray(fmt.max_value) * 2.0**-margin
         multiplier = multiplier_of(in_force, largest)
         multiplier = jnp.where(in_force > 0, multiplier, 1.0)
-        rounded, scale = _round_scaled(x, fmt, multiplier, rounder, key)
+        rounded, scale = round_scaled(x, fmt, multiplier, rounder, key)
         hidden = fmt.scaled & jnp.isinf(x)  # no amax of this tensor tells of it
         return jnp.where(hidden, x.astype(jnp.float32), rounded), scale
 
@@ -268,19 +268,25 @@ def rounding_by(
     ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
         multiplier = find_multiplier(amax, jnp.asarray(fmt.max_value))
         multiplier = jnp.where(jnp.isfinite(amax), multiplier, jnp.nan)
-        return _round_scaled(x, fmt, multiplier, rounder, key)
+        return round_scaled(x, fmt, multiplier, rounder, key)
 
     return scaled
 
 
-def _round_scaled(
+def round_scaled(
     x: Float[Array, "..."],
     fmt: Format,
     multiplier: Float32[Array, "..."],
     rounder: Quantizer,
     key: ArrayLike | None,
 ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
-    """Rounds `x * multiplier`, saturating, where `fmt` is scaled, and `x` elsewhere."""
+    """Rounds `x * multiplier`, saturating, where `fmt` is scaled, and `x` elsewhere.
+
+    >>> from adaprec_jax import formats
+    >>> x, half = jnp.array([1.2, 30.0]), jnp.array([0.5])
+    >>> round_scaled(x, formats.integer(4), half, rounder_of("nearest_even"), None)
+    (Array([1., 7.], dtype=float32), Array([2.], dtype=float32))
+    """
     x = x.astype(jnp.float32)
     multiplier = jnp.where(fmt.scaled, multiplier, 1.0)
     # Not times 1: XLA may flush float32's subnormals in a product.
@@ -289,12 +295,15 @@ def _round_scaled(
     return rounder(scaled, saturating, key), 1.0 / multiplier
 
 
-def rounder_of(rounding: str, quantizer: Quantizer | None) -> Quantizer:
+def rounder_of(rounding: str, quantizer: Quantizer | None = None) -> Quantizer:
     """Returns what rounds; float32 stays the identity, whatever a quantiser does.
 
+    Raises:
+        ValueError: A quantiser is given beside a rounding.
+
     >>> from adaprec_jax import formats
-    >>> rounder_of("toward_zero", None)(jnp.float32(2.9), formats.integer(4), None)
-    Array(2., dtype=float32)
+    >>> rounder_of("toward_zero")(jnp.array([1.7]), formats.integer(4), None)
+    Array([1.], dtype=float32)
     """
     if quantizer is None:
         return lambda x, fmt, key: quantize(
@@ -323,6 +332,9 @@ def power_of_two_multiplier(
     amax: Float32[Array, "..."], max_value: Float32[Array, "..."]
 ) -> Float32[Array, "..."]:
     """Returns max_value / amax rounded down to a power of two, 2^-126 to 2^126.
+
+    >>> power_of_two_multiplier(jnp.float32(3.0), jnp.float32(127.0))
+    Array(32., dtype=float32)
 
     The bits of float32 are exponent and fraction in one integer, so that the quotient
     of two positive numbers, rounded up to a power of two, is their difference rounded

@@ -21,10 +21,13 @@ class Use(NamedTuple):
         product: "forward", "dgrad" or "wgrad".
         summed: The axes of the tensor over which the product sums. Of a convolution
             those are the channels, or for the weight's gradient examples and places.
+        sliced: The axes that tell its slices apart, the same in each product: the
+            examples of an activation or a gradient, the outputs of a weight.
     """
 
     product: str
     summed: tuple[int, ...]
+    sliced: tuple[int, ...] = ()
 
 
 class Recipe(NamedTuple):
@@ -57,6 +60,18 @@ class Recipes(NamedTuple):
     activation: Recipe
     weight: Recipe
     gradient: Recipe
+
+
+def check_role(role: str) -> None:
+    """Raises a ValueError if no tensor of a contraction has that role.
+
+    >>> check_role("bias")
+    Traceback (most recent call last):
+    ValueError: role must be one of activation, weight, gradient, got 'bias'.
+    """
+    if role not in Recipes._fields:
+        allowed = ", ".join(Recipes._fields)
+        raise ValueError(f"role must be one of {allowed}, got {role!r}.")
 
 
 def no_state(shape: tuple[int, ...]) -> tuple[()]:

@@ -24,29 +24,25 @@ from adaprec_jax.runs.config.experiment import (
 from adaprec_jax.runs.config.precision import (
     AMPA as AMPA,
     CPT as CPT,
-<<<<<<< HEAD
     LDP as LDP,
     AdaptiveLossScale as AdaptiveLossScale,
     AdaptKummer as AdaptKummer,
-=======
     BlockScaling as BlockScaling,
->>>>>>> recipes1
     Constant as Constant,
     CurrentScaling as CurrentScaling,
     Cyclic as Cyclic,
     Deficit as Deficit,
     DelayedScaling as DelayedScaling,
     DgradFormats as DgradFormats,
+    DoReFaScaling as DoReFaScaling,
     Float32 as Float32,
     Formats as Formats,
     ForwardFormats as ForwardFormats,
     ImportedSchedule as ImportedSchedule,
     LateSwitch as LateSwitch,
-<<<<<<< HEAD
     MoR as MoR,
-=======
+    MuPPETScaling as MuPPETScaling,
     MXScaling as MXScaling,
->>>>>>> recipes1
     NoScaling as NoScaling,
     NVFP4Scaling as NVFP4Scaling,
     PerChannelScaling as PerChannelScaling,
@@ -54,6 +50,7 @@ from adaprec_jax.runs.config.precision import (
     Piecewise as Piecewise,
     Recipe as Recipe,
     Rule as Rule,
+    SBMScaling as SBMScaling,
     Scaling as Scaling,
     Schedule as Schedule,
     SeparateFormats as SeparateFormats,
@@ -62,7 +59,9 @@ from adaprec_jax.runs.config.precision import (
     Snip as Snip,
     Sqrt3 as Sqrt3,
     StoredActivations as StoredActivations,
+    SWALPScaling as SWALPScaling,
     TwoThreshold as TwoThreshold,
+    WAGEScaling as WAGEScaling,
     Warmup as Warmup,
     WgradFormats as WgradFormats,
 )

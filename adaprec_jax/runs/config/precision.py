@@ -663,6 +663,46 @@ class NVFP4Scaling(_Rounding):
     )
 
 
+Level: TypeAlias = Literal["nearest_even", "stochastic"]
+Per: TypeAlias = Literal["tensor", "slice"]
+_PER = "with its own range: the whole, or each example or output"
+
+
+class SBMScaling(Settings):
+    """2^bits levels from end to end of a tensor: Banner et al. 2018, CPT, FracTrain."""
+
+    kind: Literal["sbm"] = "sbm"
+    per: Per = Field(default="tensor", description=_PER)
+    rounding: Level = "nearest_even"
+
+
+class DoReFaScaling(Settings):
+    """2^bits levels from -1 to 1, or 0 to 1, by role: DoReFa-Net, arXiv:1606.06160."""
+
+    kind: Literal["dorefa"] = "dorefa"
+
+
+class WAGEScaling(Settings):
+    """Multiples of 2^(1-bits) between -1 and 1, by role: WAGE, arXiv:1802.04680."""
+
+    kind: Literal["wage"] = "wage"
+
+
+class SWALPScaling(Settings):
+    """Integers with the exponent of the largest magnitude: SWALP, arXiv:1904.11943."""
+
+    kind: Literal["swalp"] = "swalp"
+    per: Per = Field(default="tensor", description=_PER)
+    rounding: Rounding = "stochastic"
+
+
+class MuPPETScaling(Settings):
+    """The finest power-of-two step that holds both ends: MuPPET, arXiv:2006.09049."""
+
+    kind: Literal["muppet"] = "muppet"
+    rounding: Rounding = "stochastic"
+
+
 Recipe: TypeAlias = Annotated[
     NoScaling
     | CurrentScaling
@@ -671,6 +711,11 @@ Recipe: TypeAlias = Annotated[
     | BlockScaling
     | MXScaling
     | NVFP4Scaling
+    | SBMScaling
+    | DoReFaScaling
+    | WAGEScaling
+    | SWALPScaling
+    | MuPPETScaling
     | Imported,
     Field(discriminator="kind"),
 ]
