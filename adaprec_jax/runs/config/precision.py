@@ -338,8 +338,8 @@ class Snip(Settings):
 
     loop: ClassVar[Loop] = "closed"
     kind: Literal["snip"] = "snip"
-    low: FormatName = "float4_e2m1fn"
-    high: FormatName = "float8_e4m3fn"
+    low: FormatName = Field(default="float4_e2m1fn", description="of the share")
+    high: FormatName = Field(default="float8_e4m3fn", description="of the rest")
     share: Fraction = Field(
         default=0.75, description="of the multiply-accumulates, at least, in low"
     )
@@ -385,7 +385,9 @@ class Sqrt3(Settings):
     high: SharedFormats = Field(
         default=BFLOAT16, description="of the backward products after the switch"
     )
-    per: Literal["run", "layer"] = "run"
+    per: Literal["run", "layer"] = Field(
+        default="run", description="what switches as one"
+    )
     multiple: Positive = Field(
         default=math.sqrt(3), description="of the noise, that the gradient stays above"
     )
@@ -486,7 +488,9 @@ class AdaptiveLossScale(Settings):
 
     loop: ClassVar[Loop] = "closed"
     kind: Literal["adaptive_loss_scale"] = "adaptive_loss_scale"
-    forward: FormatName = "float16"
+    forward: FormatName = Field(
+        default="float16", description="of activations and weights"
+    )
     underflow: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=1e-3, description="share of the products that may underflow"
     )
