@@ -199,6 +199,23 @@ def sqnr_db(sums: TensorStats) -> Float32[Array, "*axes"]:
     return 10 * jnp.log10(signal / noise)
 
 
+def mean_abs_rounded(sums: TensorStats) -> Float32[Array, "*axes"]:
+    """Returns the mean magnitude after rounding.
+
+    Raises:
+        ValueError: A field that it is formed from was not gathered.
+
+    >>> mean_abs_rounded(
+    ...     TensorStats(elements=jnp.float32(4), sum_abs_rounded=jnp.float32(6))
+    ... )
+    Array(1.5, dtype=float32)
+    """
+    elements, sum_abs = _gathered(
+        sums, "mean_abs_rounded", "elements", "sum_abs_rounded"
+    )
+    return sum_abs / elements
+
+
 def _gathered(sums: TensorStats, ratio: str, *fields: str) -> list[Array]:
     """Returns the named fields, or says which of them the step did not gather."""
     if not isinstance(sums, TensorStats):

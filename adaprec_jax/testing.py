@@ -282,12 +282,13 @@ def _check_unknown(schedule: Schedule, run: Sequence[Stats], state: Any) -> None
 def _check_extreme(schedule: Schedule, table: Table, value: float) -> None:
     """Checks that statistics and weights of one number everywhere give plans."""
     update, state = jax.jit(schedule.update), schedule.init(table)
+    look = jax.jit(functools.partial(observed, schedule))
     fill = functools.partial(jnp.full_like, fill_value=value)
     weights = jax.tree.map(fill, _made_up_weights(table, 0))
     for step in range(_STEPS):
         seen = _filled(_made_up(schedule, table, 0), value)
         plan, state = update(jnp.int32(step), seen, state)
-        state = observed(schedule, jnp.int32(step), weights, state)
+        state = look(jnp.int32(step), weights, state)
         _usable(plan, table, f"With statistics that are all {value}")
 
 

@@ -27,13 +27,25 @@ step-list has 3, 4, 6 and 8 bits forward with 6, 6, 8 and 8 backward.
 Not yet measured:
 
     mor, snip, ampa, sqrt3, adapt-kummer, ldp, adaptive-loss-scale
+
+Neither are these, which learn from the run: pfq goes to more bits each time
+that the loss levels off, muppet from 8 bits towards float32 as the diversity of
+gradients falls; qem gives each tensor 8, 16 or 24 bits, as rounding shifts its mean
+magnitude; apt has 3 to 8 bits for each layer's weights, by their gradient in steps of
+the grid; accordion has 8 bits where the norm of a layer's gradients changes, else 4;
+maturity has 8 until a layer's relative updates settle, then 4, and maturity-reverse 4
+and then 8.
 """
 
 from adaprec_jax.runs.config import (
     AMPA,
+    APT,
     CNN,
     CPT,
     LDP,
+    PFQ,
+    QEM,
+    Accordion,
     Adam,
     AdaptiveLossScale,
     AdaptKummer,
@@ -45,7 +57,9 @@ from adaprec_jax.runs.config import (
     FashionMNIST,
     Float32,
     LateSwitch,
+    Maturity,
     MoR,
+    MuPPET,
     Piecewise,
     SBMScaling,
     Scaling,
@@ -116,6 +130,38 @@ SCHEDULES = {
     ),
     "ldp": LDP(start_bits=8, target_bits=5.0, every=20),
     "adaptive-loss-scale": AdaptiveLossScale(every=20),
+    "pfq": PFQ(forward_bits=(3, 4, 6, 8), gradient_bits=(6, 6, 8, 8), every=40),
+    "muppet": MuPPET(bits=(8, 12, 14, 16), every=20, resolution=3, violations=2),
+    "qem": QEM(epoch=400, every=4),
+    "apt": APT(
+        min_bits=3,
+        max_bits=8,
+        start_bits=6,
+        activation_bits=8,
+        gradient_bits=8,
+        low=0.05,
+        high=0.2,
+        every=20,
+    ),
+    "accordion": Accordion(
+        high=SharedFormats(activation="int8", weight="int8", gradient="int8"),
+        low=SharedFormats(activation="int4", weight="int4", gradient="int8"),
+        window=40,
+        threshold=0.5,
+    ),
+    "maturity": Maturity(
+        high=SharedFormats(activation="int8", weight="int8", gradient="int8"),
+        low=SharedFormats(activation="int4", weight="int4", gradient="int8"),
+        window=10,
+        every=4,
+    ),
+    "maturity-reverse": Maturity(
+        high=SharedFormats(activation="int8", weight="int8", gradient="int8"),
+        low=SharedFormats(activation="int4", weight="int4", gradient="int8"),
+        window=10,
+        every=4,
+        reverse=True,
+    ),
 }
 ARMS = tuple(SCHEDULES)
 STOCHASTIC = Scaling(gradient=CurrentScaling(rounding="stochastic"))

@@ -130,7 +130,9 @@ def measured(underflow, *, finite: bool = True):
     def sums(share) -> TensorStats:
         zero, one = (jnp.asarray(np.full_like(share, x, np.float32)) for x in (0, 1))
         share = jnp.asarray(np.asarray(share, np.float32))
-        return TensorStats(*[zero] * 8)._replace(elements=one, underflows=share)
+        return TensorStats(*[zero] * len(TensorStats._fields))._replace(
+            elements=one, underflows=share
+        )
 
     tensors = {
         path: dict.fromkeys(("activation", "weight", "gradient"), sums(share))

@@ -33,6 +33,7 @@ def sums(x, rounded) -> TensorStats:
         underflows=((x != 0) & (rounded == 0)).sum(),
         saturations=(np.abs(x) > 32).sum(),
         noise_squares=((x - rounded) ** 2).sum(),
+        sum_abs_rounded=np.abs(rounded).sum(),
     )
     return TensorStats(*(jnp.float32(field) for field in fields))
 
@@ -44,6 +45,7 @@ EXPECTED = {
     "underflow_fraction": 2 / 4,
     "saturation_fraction": 1 / 6,
     "sqnr_db": 10 * np.log10((X**2).sum() / (0.125 + 64)),
+    "mean_abs_rounded": 35 / 6,
 }
 each_ratio = pytest.mark.parametrize("name", EXPECTED)
 
@@ -67,7 +69,9 @@ def test_a_ratio_needs_what_the_watched_quantity_gathers_and_says_so(name):
 @each_ratio
 def test_a_ratio_of_nothing_is_not_a_number(name):
     zero = jnp.zeros(3)
-    assert jnp.isnan(getattr(stats, name)(TensorStats(*([zero] * 8)))).all()
+    assert jnp.isnan(
+        getattr(stats, name)(TensorStats(*([zero] * len(TensorStats._fields))))
+    ).all()
 
 
 TABLE = Table(

@@ -33,6 +33,7 @@ def assert_stats(stats: Any, tensors: Sequence[Any], dtype: Any = np.float32):
         "underflows": np.sum((x != 0) & (rounded == 0)),
         "saturations": 0,
         "noise_squares": np.sum(np.square(noise)),
+        "sum_abs_rounded": np.sum(np.abs(rounded), dtype=np.float64),
     }
     for field, value in stats._asdict().items():
         if value is not None:

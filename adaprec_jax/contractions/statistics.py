@@ -32,6 +32,7 @@ class TensorStats(NamedTuple):
         underflows: Elements that are not zero but were rounded to zero.
         saturations: Elements beyond the range of the format.
         noise_squares: Sum of squared rounding errors.
+        sum_abs_rounded: Sum of magnitudes after rounding.
     """
 
     elements: Float[Array, "*axes"] | None = None
@@ -42,6 +43,7 @@ class TensorStats(NamedTuple):
     underflows: Float[Array, "*axes"] | None = None
     saturations: Float[Array, "*axes"] | None = None
     noise_squares: Float[Array, "*axes"] | None = None
+    sum_abs_rounded: Float[Array, "*axes"] | None = None
 
 
 QUANTITIES: Mapping[str, tuple[str, ...]] = {
@@ -52,6 +54,7 @@ QUANTITIES: Mapping[str, tuple[str, ...]] = {
     "underflow_fraction": ("elements", "zeros", "underflows"),
     "saturation_fraction": ("elements", "saturations"),
     "sqnr_db": ("sum_squares", "noise_squares"),
+    "mean_abs_rounded": ("elements", "sum_abs_rounded"),
 }
 ROLES = ("activation", "weight", "gradient")
 
@@ -194,6 +197,7 @@ def _summands(
         "underflows": lambda: ((restored == 0) & ~zero).astype(x.dtype),
         "saturations": lambda: ((x < lowest) | (x > highest)).astype(x.dtype),
         "noise_squares": lambda: jnp.square(x - restored),
+        "sum_abs_rounded": lambda: jnp.abs(restored),
     }
     return {field: of[field]() for field in fields}
 

@@ -248,6 +248,12 @@ def make_schedule(
             | config.Sqrt3()
             | config.AdaptKummer()
             | config.LDP()
+            | config.APT()
+            | config.MuPPET()
+            | config.PFQ()
+            | config.QEM()
+            | config.Accordion()
+            | config.Maturity()
         ):
             return getattr(schedules, settings.kind)(**fields | _entries(settings))
         case config.AdaptiveLossScale(forward=forward):
@@ -273,7 +279,7 @@ def _entries(settings: config.Schedule) -> dict[str, Entry]:
     return {
         name: expected.entry(value)
         for name, value in values.items()
-        if isinstance(value, config.SharedFormats)
+        if isinstance(value, config.SharedFormats | config.SeparateFormats)
     }
 
 

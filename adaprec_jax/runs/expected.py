@@ -23,10 +23,14 @@ from adaprec_jax.precision import (
 from adaprec_jax.runs import format_names
 from adaprec_jax.runs.config import (
     AMPA,
+    APT,
     CNN,
     CPT,
     LDP,
     MLP,
+    PFQ,
+    QEM,
+    Accordion,
     AdaptiveLossScale,
     AdaptKummer,
     Constant,
@@ -38,7 +42,9 @@ from adaprec_jax.runs.config import (
     ImportedSchedule,
     ImportedTask,
     LateSwitch,
+    Maturity,
     MoR,
+    MuPPET,
     Piecewise,
     Recurrent,
     ResNet,
@@ -204,12 +210,34 @@ def changes(schedule: Schedule, steps: int, decay: int | None = None) -> str:
             return f"int{low} to int{high} in random order"
         case TwoThreshold(min_bits=low, max_bits=high, every=every, signal=signal):
             return f"int{low} to int{high} by {signal} every {every} steps"
+        case Maturity(low=low, high=high):
+            return f"{_names(entry(low))} or {_names(entry(high))} by update ratio"
         case ImportedSchedule(target=target):
             return f"by {target}"
     if said := _by_tensors(schedule):
         return said
+    if learned := _by_what_it_sees(schedule):
+        return learned
     later = itertools.islice(pieces(schedule, steps, decay).items(), 1, None)
     return "; ".join(f"{_names(e)} from step {start}" for start, e in later)
+
+
+def _by_what_it_sees(schedule: Schedule) -> str:
+    """Returns the phrase for a schedule that learns from the run, "" for others."""
+    match schedule:
+        case PFQ(forward_bits=bits, every=every):
+            stages = ", ".join(f"int{b}" for b in bits)
+            return f"{stages}, each when the loss of {every} steps levels off"
+        case MuPPET(bits=bits):
+            stages = ", ".join(f"int{b}" for b in bits)
+            return f"{stages}, float32, as the diversity of gradients falls"
+        case QEM():
+            return "int8 to int24 by tensor, as its mean magnitude shifts"
+        case APT(min_bits=low, max_bits=high, every=every):
+            return f"weights int{low} to int{high} by gradient every {every} steps"
+        case Accordion(low=low, high=high):
+            return f"{_names(entry(low))} or {_names(entry(high))} by gradient norm"
+    return ""
 
 
 def _mean(experiment: Experiment, count: Callable[[Entry], float]) -> float | None:

@@ -5,9 +5,11 @@ one line here and one line in the table of contract tests.
 """
 
 from adaprec_jax.bit_counts import cyclic_bits as bits
+from adaprec_jax.schedules.accordion import accordion
 from adaprec_jax.schedules.adapt_kummer import adapt_kummer
 from adaprec_jax.schedules.adaptive_loss_scale import adaptive_loss_scale
 from adaprec_jax.schedules.ampa import ampa
+from adaprec_jax.schedules.apt import apt
 from adaprec_jax.schedules.combinators import clip, delay, hold, join, per_layer
 from adaprec_jax.schedules.constant import constant
 from adaprec_jax.schedules.cpt import cpt
@@ -15,8 +17,12 @@ from adaprec_jax.schedules.cyclic import cyclic
 from adaprec_jax.schedules.deficit import deficit
 from adaprec_jax.schedules.late_switch import late_switch
 from adaprec_jax.schedules.ldp import ldp
+from adaprec_jax.schedules.maturity import maturity
 from adaprec_jax.schedules.mor import mor
+from adaprec_jax.schedules.muppet import muppet
+from adaprec_jax.schedules.pfq import pfq
 from adaprec_jax.schedules.piecewise import piecewise
+from adaprec_jax.schedules.qem import qem
 from adaprec_jax.schedules.range_test import RangeTest, range_test
 from adaprec_jax.schedules.schedule import (
     Schedule,
@@ -38,9 +44,11 @@ __all__ = [
     "Scope",
     "Signals",
     "TabulatedState",
+    "accordion",
     "adapt_kummer",
     "adaptive_loss_scale",
     "ampa",
+    "apt",
     "bits",
     "clip",
     "constant",
@@ -52,10 +60,14 @@ __all__ = [
     "join",
     "late_switch",
     "ldp",
+    "maturity",
     "mor",
+    "muppet",
     "observed",
     "per_layer",
+    "pfq",
     "piecewise",
+    "qem",
     "range_test",
     "reads_of",
     "select",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int32, PyTree
 
 from adaprec_jax import formats
-from adaprec_jax.contractions.statistics import Stats
+from adaprec_jax.contractions.statistics import QUANTITIES, Stats, Watch
 from adaprec_jax.contractions.table import Table
 from adaprec_jax.contractions.weights import Weights
 from adaprec_jax.formats import WIDEST_INTEGER, Format
@@ -347,7 +347,8 @@ def _together(
 
 def _first_plan(schedule: Schedule, table: Table, state: PyTree) -> Plan:
     """Returns the plan of step 0 without any statistics, as strongly typed arrays."""
-    plan, _ = schedule.update(jnp.int32(0), empty(table), state)
+    everything = Watch(tuple(QUANTITIES), what_if=schedule.reads.what_if)
+    plan, _ = schedule.update(jnp.int32(0), empty(table, everything), state)
     return jax.tree.map(jnp.asarray, plan)
 
 

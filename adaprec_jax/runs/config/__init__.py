@@ -23,8 +23,12 @@ from adaprec_jax.runs.config.experiment import (
 )
 from adaprec_jax.runs.config.precision import (
     AMPA as AMPA,
+    APT as APT,
     CPT as CPT,
     LDP as LDP,
+    PFQ as PFQ,
+    QEM as QEM,
+    Accordion as Accordion,
     AdaptiveLossScale as AdaptiveLossScale,
     AdaptKummer as AdaptKummer,
     BlockScaling as BlockScaling,
@@ -40,7 +44,9 @@ from adaprec_jax.runs.config.precision import (
     ForwardFormats as ForwardFormats,
     ImportedSchedule as ImportedSchedule,
     LateSwitch as LateSwitch,
+    Maturity as Maturity,
     MoR as MoR,
+    MuPPET as MuPPET,
     MuPPETScaling as MuPPETScaling,
     MXScaling as MXScaling,
     NoScaling as NoScaling,

@@ -56,6 +56,7 @@ Statistic: TypeAlias = Literal[
     "underflow_fraction",
     "saturation_fraction",
     "sqnr_db",
+    "mean_abs_rounded",
 ]
 
 

@@ -72,13 +72,10 @@ Formats: TypeAlias = Annotated[
 # "either": its parts or its target decide.
 Loop: TypeAlias = Literal["open", "closed", "either"]
 BFLOAT16 = SharedFormats(activation="bfloat16", weight="bfloat16", gradient="bfloat16")
-# Drawn in the documentation, where float32 would show nothing.
-_INT4, _INT6, _INT8 = (
+INT3, INT4, INT6, INT8 = (
     SharedFormats(activation=name, weight=name, gradient="int8")
-    for name in ("int4", "int6", "int8")
+    for name in ("int3", "int4", "int6", "int8")
 )
-INT8 = SharedFormats(activation="int8", weight="int8", gradient="int8")
-INT3 = SharedFormats(activation="int3", weight="int3", gradient="int8")
 
 _Steps: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 FLOAT4 = SharedFormats(
@@ -108,7 +105,7 @@ class Constant(Settings):
     loop: ClassVar[Loop] = "open"
     kind: Literal["constant"] = "constant"
     precision: Formats = Field(
-        default=SharedFormats(), description="formats by operand", examples=[_INT8]
+        default=SharedFormats(), description="formats by operand", examples=[INT8]
     )
 
 
@@ -126,7 +123,7 @@ class Piecewise(Settings):
         examples=[(200, 400)],
     )
     precisions: tuple[Formats, ...] = Field(
-        description="one more than boundaries", examples=[(_INT4, _INT6, _INT8)]
+        description="one more than boundaries", examples=[(INT4, INT6, INT8)]
     )
 
     @model_validator(mode="after")
@@ -155,7 +152,7 @@ class Warmup(Settings):
     )
     high: Formats = Field(default=BFLOAT16, description="formats of the warm-up")
     low: Formats = Field(
-        default=SharedFormats(), description="formats after it", examples=[_INT8]
+        default=SharedFormats(), description="formats after it", examples=[INT8]
     )
 
     @model_validator(mode="after")
@@ -185,7 +182,7 @@ class LateSwitch(Settings):
     low: Formats = Field(
         default=SharedFormats(),
         description="formats before the switch",
-        examples=[_INT4],
+        examples=[INT4],
     )
     high: Formats = Field(default=BFLOAT16, description="formats after it")
 
@@ -503,6 +500,190 @@ class AdaptiveLossScale(Settings):
     every: Count = Field(default=10, description="steps between looks")
 
 
+class PFQ(Settings):
+    """Bits that rise by stages, each when the training loss levels off.
+
+    Source: Fu et al. 2020 (FracTrain), arXiv:2012.13113.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["pfq"] = "pfq"
+    forward_bits: tuple[Bits, ...] = Field(
+        default=(3, 4, 6, 8),
+        min_length=1,
+        description="of activations and weights, by stage",
+    )
+    gradient_bits: tuple[Bits, ...] = Field(
+        default=(6, 6, 8, 8), description="of gradients, by stage"
+    )
+    every: Count = Field(default=20, description="steps of an epoch")
+    epsilon: Positive = Field(
+        default=0.15, description="largest change of the loss that counts as none"
+    )
+    alpha: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.4, description="factor of epsilon at each switch but the last"
+    )
+    window: Annotated[int, Field(ge=2, lt=2**31)] = Field(
+        default=5, description="epochs whose losses are compared"
+    )
+    scale_epochs: Count = Field(
+        default=10, description="first epochs, in whose mean loss changes are measured"
+    )
+
+    @model_validator(mode="after")
+    def _same_stages(self) -> "PFQ":
+        if len(self.forward_bits) != len(self.gradient_bits):
+            raise ValueError(
+                "forward_bits and gradient_bits must have as many stages, got "
+                f"{len(self.forward_bits)} and {len(self.gradient_bits)}."
+            )
+        return self
+
+
+class MuPPET(Settings):
+    """Bits of the whole network that rise as the diversity of gradients falls.
+
+    Source: Rajagopal et al. 2020, arXiv:2006.09049.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["muppet"] = "muppet"
+    bits: tuple[Bits, ...] = Field(
+        default=(8, 12, 14, 16),
+        min_length=1,
+        description="of all operands, before float32",
+    )
+    every: Count = Field(default=10, description="steps of an epoch")
+    resolution: Annotated[int, Field(ge=2, lt=2**31)] = Field(
+        default=3, description="epochs from one look at the diversity to the next"
+    )
+    violations: Count = Field(
+        default=2, description="looks above the threshold that add bits"
+    )
+    alpha: Annotated[float, Field(ge=1, le=1e6)] = Field(
+        default=1.0, description="what the threshold approaches"
+    )
+    beta: NotNegative = Field(
+        default=1.5, description="how far above alpha the threshold begins"
+    )
+    decay: NotNegative = Field(
+        default=0.1, description="how fast it falls towards alpha, by epoch"
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> "MuPPET":
+        if any(a >= b for a, b in pairwise(self.bits)):
+            raise ValueError(f"bits must rise, got {list(self.bits)}.")
+        return self
+
+
+class QEM(Settings):
+    """8, 16 or 24 bits for each tensor, by how far rounding moves its mean magnitude.
+
+    Source: Zhang et al. 2020, arXiv:1911.00361.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["qem"] = "qem"
+    epoch: Count = Field(default=100, description="steps, the longest without a check")
+    every: Count = Field(default=1, description="steps from one look to the next")
+    warmup_fraction: Fraction = Field(
+        default=0.01, description="of the first epoch, in which every look checks"
+    )
+    threshold: Positive = Field(
+        default=0.03, description="largest error measure that needs no more bits"
+    )
+    alpha: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.04, description="weight of the newest scale in its moving average"
+    )
+    beta: Positive = Field(default=0.1, description="numerator of the interval")
+    gamma: NotNegative = Field(default=2.0, description="taken off the interval")
+    delta: NotNegative = Field(
+        default=100.0, description="weight of the squared error measure"
+    )
+
+
+class APT(Settings):
+    """Bits of each layer's weights, by how many grid steps its gradient is long.
+
+    Source: Huang et al. 2020, arXiv:2012.12775.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["apt"] = "apt"
+    min_bits: Bits = Field(default=3, description="fewest, of weights")
+    max_bits: Bits = Field(default=8, description="most, of weights")
+    start_bits: Bits = Field(default=6, description="before the first look")
+    activation_bits: Bits = Field(default=8, description="of activations, constant")
+    gradient_bits: Bits = Field(default=8, description="of gradients, constant")
+    low: NotNegative = Field(
+        default=0.05, description="mean gradient in grid steps that adds a bit"
+    )
+    high: Positive = Field(default=0.2, description="the same, that takes a bit")
+    every: Count = Field(default=10, description="steps between looks")
+    decay: Decay = Field(default=0.5, description="of the moving average")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "APT":
+        if not self.min_bits <= self.start_bits <= self.max_bits:
+            raise ValueError(
+                f"start_bits ({self.start_bits}) must lie in min_bits to max_bits "
+                f"({self.min_bits} to {self.max_bits})."
+            )
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high}).")
+        return self
+
+
+class _HighLow(Settings):
+    high: Formats = Field(default=INT8, description="formats of the one")
+    low: Formats = Field(default=INT4, description="formats of the other")
+
+    @model_validator(mode="after")
+    def _alike(self) -> "_HighLow":
+        _check_alike(self.high, self.low)
+        return self
+
+
+class Accordion(_HighLow):
+    """High precision for a layer while the norm of its gradients is changing.
+
+    Source: Agarwal et al. 2021, arXiv:2010.16248.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["accordion"] = "accordion"
+    window: Count = Field(default=20, description="steps whose gradients are added up")
+    threshold: Positive = Field(
+        default=0.5, description="relative change of the norm that asks for high"
+    )
+    decays: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(
+        default=(), description="steps at which the learning rate falls"
+    )
+
+
+class Maturity(_HighLow):
+    """High precision for layers whose relative updates still change, then low.
+
+    Source: ours.
+    """
+
+    loop: ClassVar[Loop] = "closed"
+    kind: Literal["maturity"] = "maturity"
+    window: Count = Field(default=10, description="looks between two comparisons")
+    every: Count = Field(default=2, description="steps between looks")
+    decay: Decay = Field(default=0.9, description="of the moving average")
+    tolerance: NotNegative = Field(
+        default=0.1, description="largest relative change that counts as settled"
+    )
+    patience: Count = Field(
+        default=2, description="comparisons in a row that make a layer mature"
+    )
+    reverse: bool = Field(
+        default=False, description="whether mature layers have the high precision"
+    )
+
+
 class ImportedSchedule(Imported):
     """A schedule of somebody's own; the factory may ask for `steps`.
 
@@ -535,7 +716,7 @@ class PerLayer(Settings):
         description="in order of priority",
         examples=[
             [
-                {"pattern": name, "schedule": {"kind": "constant", "precision": _INT8}}
+                {"pattern": name, "schedule": {"kind": "constant", "precision": INT8}}
                 for name in ("first", "last")
             ]
         ],
@@ -570,6 +751,12 @@ Schedule: TypeAlias = Annotated[
     | AdaptKummer
     | LDP
     | AdaptiveLossScale
+    | PFQ
+    | MuPPET
+    | QEM
+    | APT
+    | Accordion
+    | Maturity
     | PerLayer
     | ImportedSchedule,
     Field(discriminator="kind"),
