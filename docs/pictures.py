@@ -14,7 +14,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from adaprec_jax import schedules
-from adaprec_jax.report.figure import figure, save
+from adaprec_jax.report.course_file import loads
+from adaprec_jax.report.figure import Course, figure, save
 from adaprec_jax.runs import kinds, overrides
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.config.base import Settings
@@ -30,10 +31,18 @@ _SETTINGS = (
 _SECTIONS = ("Decides", "Signal", "Costs", "Source", "Against")
 
 
+# What closed loops decided in a run: `python -m experiments.decisions` makes them.
+_DECISIONS = Path(__file__).parent / "decisions"
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds each figure to the site, under gallery/."""
     for name, (_, picture) in _gallery().items():
         files.append(File.generated(config, f"gallery/{name}.svg", content=picture))
+    for path in sorted(_DECISIONS.glob("*.json")):
+        picture = _picture(loads(path.read_text()))
+        name = f"gallery/run-{path.stem}.svg"
+        files.append(File.generated(config, name, content=picture))
     return files
 
 
@@ -80,9 +89,13 @@ def _chosen(schedule: Settings, number: int) -> list[str]:
 
 
 def _drawn(experiment: Experiment) -> bytes:
+    return _picture(foreseen(experiment))
+
+
+def _picture(course: Course) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "figure.svg")
-        save(figure([foreseen(experiment)]), path)
+        save(figure([course]), path)
         return path.read_bytes()
 
 
@@ -113,12 +126,17 @@ def _open() -> Iterator[str]:
 
 
 def _closed() -> Iterator[str]:
-    """Yields the kinds that have no figure."""
-    drawn = {experiment.schedule.kind for experiment, _ in _gallery().values()}
+    """Yields the part of the gallery that shows what runs decided."""
+    arms = {path.stem: load(f"digits-{path.stem}").schedule
+            for path in sorted(_DECISIONS.glob("*.json"))}  # fmt: skip
     for kind in kinds.kinds():
-        if kind.kind not in drawn:
-            source = _linked(kind.source)
-            yield f"- `{kind.kind}`: {kind.summary}. Source: {source}."
+        mine = [arm for arm, schedule in arms.items() if schedule.kind == kind.kind]
+        if kind.loop == "open" or (kind.loop == "either" and not mine):
+            continue
+        yield f"\n## {kind.kind}\n\n{kind.summary}. Source: {_linked(kind.source)}.\n"
+        for arm in mine:
+            path, text = f"gallery/run-{arm}.svg", f"Bits over the steps of {arm}"
+            yield f"[![{text}]({path})]({path})\n\n`digits-{arm}`\n"
 
 
 def _prose() -> Iterator[str]:
