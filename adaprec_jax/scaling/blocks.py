@@ -133,7 +133,7 @@ def by_block(
         # A block lies on one device, or would if its axis were cut into whole blocks.
         del state, axes, axis_names
         blocks = Blocks(x.shape, use, size, square)
-        amax = blocks.spread(largest_magnitude(blocks.cut(x), WITHIN))
+        amax = blocks.spread(blocks.amax(x))
         return scaled(amax, x, fmt, key)
 
     return Recipe(no_state, round_by_block, keep_state, per_product=True)
@@ -218,6 +218,22 @@ class Blocks(NamedTuple):
             n if i % 2 == 0 else sides[i // 2] for i, n in enumerate(numbers.shape)
         ]
         return self.join(jnp.broadcast_to(numbers, shape))
+
+    def amax(self, x: Float[Array, "..."]) -> Float32[Array, "a 1 s 1 b 1"]:
+        """Returns the largest |x| of each block.
+
+        >>> blocks = Blocks((5,), Use("forward", (0,)), 2)
+        >>> blocks.amax(jnp.arange(-4.0, 1.0)).reshape(-1)
+        Array([4., 2., 0.], dtype=float32)
+        """
+        cut = self.cut(x)
+        # Without axes of size 1, which make XLA:CPU copy the tensor before it reduces.
+        long = [axis for axis, size in enumerate(cut.shape) if size != 1]
+        within = tuple(i for i, axis in enumerate(long) if axis in WITHIN)
+        amax = largest_magnitude(cut.reshape([cut.shape[i] for i in long]), within)
+        return amax.reshape(
+            [1 if axis in WITHIN else size for axis, size in enumerate(cut.shape)]
+        )
 
     def common(self, numbers: Float[Array, "..."]) -> Float[Array, "..."]:
         """Returns the largest number of each block, or the one of all.

@@ -93,7 +93,7 @@ def nvfp4(
         x = x.astype(jnp.float32)
         blocks = Blocks(x.shape, use, size, square)
         largest = blocks.common(jnp.asarray(fmt.max_value))
-        amax = largest_magnitude(blocks.cut(x), WITHIN)
+        amax = blocks.amax(x)
         whole = largest_magnitude(x, axes, axis_names).reshape((1,) * amax.ndim)
         # 0 gives 1, and infinity NaN.
         encode = jnp.where(whole > 0, multiplier_of(whole, largest * scale_max), 1.0)

@@ -333,14 +333,11 @@ def power_of_two_multiplier(
 ) -> Float32[Array, "..."]:
     """Returns max_value / amax rounded down to a power of two, 2^-126 to 2^126.
 
-    >>> power_of_two_multiplier(jnp.float32(3.0), jnp.float32(127.0))
-    Array(32., dtype=float32)
-
     The bits of float32 are exponent and fraction in one integer, so that the quotient
     of two positive numbers, rounded up to a power of two, is their difference rounded
     up to a whole exponent: no division, no rounding on the way.
 
-    >>> power_of_two_multiplier(jnp.float32(7.1), jnp.float32(448.0))
+    >>> power_of_two_multiplier(jnp.float32(3.0), jnp.float32(127.0))
     Array(32., dtype=float32)
     """
     difference = bits_of(amax) - bits_of(max_value)

@@ -29,6 +29,7 @@ from adaprec_jax.precision import (
     SharedPrecision,
     Wgrad,
 )
+from adaprec_jax.scaling import Recipes, current
 
 TX = optax.adam(1e-3)
 E4M3, E5M2 = formats.get("float8_e4m3fn"), formats.get("float8_e5m2")
@@ -62,6 +63,7 @@ class Block(nn.Module):
         return x + nn.Dense(width, name="down", **self.dense)(h)
 
 
+CURRENT = Recipes(current(), current(), current())
 WORKLOADS = {"mlp": (MLP, (256, 1024)), "block": (Block, (8, 128, 256))}
 
 
@@ -101,14 +103,21 @@ def float32(workload: str, model: nn.Module | None = None) -> Step:
 
 
 def emulated(
-    workload: str, *, shared: bool, watch: Watch | None = None, every: int = 1
+    workload: str,
+    *,
+    shared: bool,
+    watch: Watch | None = None,
+    every: int = 1,
+    recipes: Recipes = CURRENT,
 ) -> Step:
     """This project's step: E4M3 weights and activations, E5M2 gradients."""
     model = WORKLOADS[workload][0]({})
     loss = _loss(model)
     batch = batch_of(workload)
     params = model.init(jax.random.key(0), batch[0])
-    options = Options(untouched=lambda contraction: "weight" not in contraction.roles)
+    options = Options(
+        recipes, untouched=lambda contraction: "weight" not in contraction.roles
+    )
     table = contraction_table(loss, params, batch, options=options)
     plan = jax.tree.map(jnp.asarray, dict.fromkeys(table.names, fp8(shared=shared)))
     rounded = value_and_grad(loss, options, watch or Watch())
