@@ -191,19 +191,6 @@ def test_rounding_up_is_the_least_power_of_two_without_saturation():
                 assert (scale == 2.0**expected).all(), (name, amax)
 
 
-def test_qwix_rounds_up_the_same():
-    qwix = pytest.importorskip("qwix")
-    x = np.asarray(normal(0, 6, 64) * 100)
-    for qtype, name in (("mxfp8", "float8_e4m3fn"), ("mxfp4", "float4_e2m1fn")):
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            q = qwix.quantize(
-                jnp.asarray(x), qtype, channelwise_axes=[0], tiled_axes={1: 32}
-            )
-            expected = qwix.dequantize(q)
-        found, _ = restored(mx(shared_exponent="up"), x, name)
-        np.testing.assert_array_equal(found, expected)
-
-
 def test_beyond_e8m0_a_block_is_nan():
     """Only a format of fractions needs such a scale."""
     fmt = formats.fixed_point(8, 9)  # up to 127/512, the exponent -3

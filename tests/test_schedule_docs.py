@@ -7,6 +7,9 @@ from typing import get_type_hints
 import pytest
 
 from adaprec_jax import schedules
+from adaprec_jax.report.course_file import dumps, loads
+from adaprec_jax.runs.load import load
+from experiments import decisions
 
 SECTIONS = ["Decides", "Signal", "Costs", "Source", "Against"]
 
@@ -52,3 +55,16 @@ def test_a_source_is_a_paper_or_says_that_it_is_none(name):
     assert re.search(
         r"arXiv:\d{4}\.\d{4,5}|\b(19|20)\d\d\b|Common practice|Ours", source
     )
+
+
+@pytest.mark.parametrize("arm", decisions.arms())
+def test_what_a_closed_loop_decided_is_there_for_the_gallery(arm):
+    course = loads((decisions.FOLDER / f"{arm}.json").read_text())
+    assert course.steps == load(f"digits-{arm}").steps
+    assert len(course.layers) == 5
+    assert course.bits.shape == (
+        len(course.starts),
+        len(course.layers),
+        len(course.operands),
+    )
+    assert dumps(course) == (decisions.FOLDER / f"{arm}.json").read_text()
