@@ -24,17 +24,15 @@ late-switch has int4 for 82 % of the run, then bfloat16,
 warmup has bfloat16 for 10 %, then int4,
 step-list has 3, 4, 6 and 8 bits forward with 6, 6, 8 and 8 backward.
 
-Not yet measured:
-
-    mor, snip, ampa, sqrt3, adapt-kummer, ldp, adaptive-loss-scale
-
-Neither are these, which learn from the run: pfq goes to more bits each time
-that the loss levels off, muppet from 8 bits towards float32 as the diversity of
-gradients falls; qem gives each tensor 8, 16 or 24 bits, as rounding shifts its mean
+The others learn from the run: mor, snip, ampa, sqrt3, adapt-kummer, ldp and
+adaptive-loss-scale by what rounding does to tensors or weights; pfq goes to more bits
+each time that the loss levels off, muppet from 8 bits towards float32 as the diversity
+of gradients falls; qem gives each tensor 8, 16 or 24 bits, as rounding shifts its mean
 magnitude; apt has 3 to 8 bits for each layer's weights, by their gradient in steps of
 the grid; accordion has 8 bits where the norm of a layer's gradients changes, else 4;
 maturity has 8 until a layer's relative updates settle, then 4, and maturity-reverse 4
-and then 8.
+and then 8. `python -m experiments.schedules` sets all of them beside static bits of
+equal cost; the README has its table.
 """
 
 from adaprec_jax.runs.config import (

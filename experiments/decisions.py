@@ -4,12 +4,14 @@
 
 trains each bundled digits arm whose schedule reads what it measures, seed 0, on a
 network with four hidden layers, and writes its course into `docs/decisions/ARM.json`:
-the formats' bits wherever they change, the cost, and every 20th learning rate.
+the formats' bits and the cost wherever they change, and every 20th learning rate.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from adaprec_jax.report.course_file import dumps
 from adaprec_jax.report.figure import Course
@@ -43,7 +45,8 @@ def course_of(arm: str) -> Course:
         if ended.state != "done":
             raise RuntimeError(f"digits-{arm} ended as {ended.state}: {ended.message}")
         found = recorded(store.locate(Path(folder), experiment))
-    kept = slice(None, None, _EVERY)
+    last = len(found.rates) - 1
+    kept = np.unique([*range(0, last, _EVERY), last])
     return found._replace(
         name=f"digits-{arm}",
         rate_steps=found.rate_steps[kept],
