@@ -9,7 +9,7 @@ from adaprec_jax import formats
 from adaprec_jax.contractions.statistics import TensorStats, Watch
 from adaprec_jax.plan import describe
 from adaprec_jax.precision import SharedPrecision
-from adaprec_jax.schedules import mor
+from adaprec_jax.schedules import mor, stack
 from adaprec_jax.stats import empty
 from adaprec_jax.testing import check_schedule, table
 from tests.closed_runs import follow, rows
@@ -133,3 +133,16 @@ def test_a_number_out_of_range_is_refused(settings, message):
 def test_statistics_that_were_not_gathered_are_missed():
     with pytest.raises(ValueError, match="reads the error of int4 in the activation"):
         SCHEDULE.update(jnp.int32(0), empty(table()), SCHEDULE.init(table()))
+
+
+def test_runs_with_other_formats_are_no_pack():
+    """A pack would run all of them under the formats of the first."""
+    contractions = table()
+    fp8, wide, wider = (
+        SharedPrecision(*[formats.get(name)] * 3)
+        for name in ("float8_e4m3fn", "bfloat16", "float32")
+    )
+    states = [mor(fp8, high).init(contractions) for high in (wide, wider)]
+    with pytest.raises(ValueError, match="Only states of one structure"):
+        stack(states)
+    stack([mor(fp8, wide, threshold=t).init(contractions) for t in (0.1, 0.2)])

@@ -38,8 +38,9 @@ def mx(
     The element format is that of the plan: float8_e4m3fn, float8_e5m2, float6_e3m2fn,
     float6_e2m3fn, float4_e2m1fn or int8 for those of OCP, but any that is scaled will
     do. (MXINT8 counts in 1/64; here the scale holds that factor.) A block whose scale
-    would exceed 2^127 is NaN, and so is one that holds an infinity. E8M0's lowest
-    scale, 2^-127, is a subnormal of float32; here the lowest is 2^-126.
+    would exceed 2^127 is NaN, and so is one that holds an infinity. E8M0's lowest and
+    highest scales have no normal reciprocal in float32; here they end at 2^-126 and at
+    2^126, above which no format of OCP needs one.
 
     Args:
         size: Elements of a block, along the axes that the product sums over.

@@ -21,10 +21,11 @@ def swalp(per: str = "tensor", *, rounding: str = "stochastic") -> Recipe:
        \hat x = 2^{e - b + 2} \, \mathrm{clip}(\lfloor 2^{b - 2 - e} x + u \rfloor,
        -2^{b - 1}, 2^{b - 1} - 1) $$
 
-    for the integer of b bits, with u uniform in 0 to 1 (or the nearest integer, as
-    `rounding` says). The largest magnitude may saturate by half a step, where `current`
-    would take the next power of two. In another format the exponents of the largest
-    magnitude and of the format's largest number are brought together in the same way.
+    for the integer of b bits, 2 or more, with u uniform in 0 to 1 (or the nearest
+    integer, as `rounding` says). The largest magnitude may saturate by almost a step,
+    where `current` would take the next power of two. In another format the exponents of
+    the largest magnitude and of the format's largest number are brought together in the
+    same way.
 
     Source: Yang et al. 2019, "SWALP: Stochastic Weight Averaging in Low-Precision
     Training", arXiv:1904.11943. Its average of the weights belongs to the optimizer.

@@ -107,7 +107,8 @@ def accordion(
         low: Entry of the others, of the same type.
         window: Applied steps of a window, at least 1.
         threshold: Relative change from which a regime is critical, above 0.
-        decays: Steps at which the learning rate falls, each at least 0.
+        decays: Steps at which the learning rate falls, skipped ones counted, each at
+            least 0.
 
     Raises:
         ValueError: An argument is out of range, or the entries are of both types.

@@ -119,7 +119,7 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
     gradient_bits: int = 8,
     min_lookback: int = 25,
     max_lookback: int = 100,
-    lookback_rate: float = 0.33,
+    lookback_rate: float = 1.0,
     min_resolution: int = 50,
     max_resolution: int = 150,
     divergence: float = 0.01,
@@ -172,7 +172,8 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
         gradients or the L1 penalty. The tolerance is ours (the code asks for 0, which
         stochastic rounding hardly meets), and so are one count added to every bin and
         words of 24 bits at most in the place of 32. How weights round in training is up
-        to their scaling recipe; the source does it stochastically.
+        to their scaling recipe; the source does it stochastically, and rounds the
+        gradients of the weights to the same words.
 
     Args:
         start_word: Bits before the first decision.
@@ -233,7 +234,7 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
                 diversity=jnp.full(c.axes, jnp.nan, jnp.float32),
             )
         return AdaptState(
-            scope=Scope(table),
+            scope=Scope(table, limits),
             rule=rule,
             words=words,
             losses=jnp.zeros(max_lookback, jnp.float32),

@@ -108,7 +108,7 @@ def ldp(  # noqa: PLR0913 (one keyword for each number of the descent)
 
     Against:
         The source is known to us from its abstract: it trains the bits with the weights
-        through a quantiser that is differentiable in them, the activations' too. The
+        through a quantiser that is differentiable in them. The
         finite difference over the weights alone, the quadratic penalty, plain descent
         and all numbers are ours. One slope comes from one batch and is noisy; where
         rounding errors and gradients are independent its mean is zero, and the penalty

@@ -10,6 +10,7 @@ from adaprec_jax.contractions.fitting import fit_entry
 from adaprec_jax.contractions.statistics import ROLES, Stats, TensorStats, Watch
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.formats import Format, describe
+from adaprec_jax.plan import describe_entry
 from adaprec_jax.precision import Plan, SharedPrecision
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
 
@@ -78,10 +79,11 @@ def mor(
     Against:
         The threshold and the 2-norm of the error are ours. The method rounds a tensor,
         measures it and decides for that tensor; here the decision comes one step
-        later. Of its variants this is the one per tensor, not the one per block.
+        later. Of its variants this is the one per tensor, not the one per block, and
+        its group scaling by the mantissa of the amax is left out.
 
     Args:
-        low: Low formats by role, E4M3 in the source.
+        low: Low formats by role, FP8 in the source.
         high: High formats by role, bfloat16 in the source.
         threshold: Largest relative error in the low format, above 0.
         every: Calls from one look to the next, at least 1.
@@ -115,8 +117,9 @@ def mor(
         tensors = {
             c.name: {role: undecided(c) for role in ROLES} for c in table.contractions
         }
+        fixed = describe_entry(low), describe_entry(high)
         return MixtureState(
-            Scope(table), jnp.float32(threshold), jnp.int32(every), tensors
+            Scope(table, fixed), jnp.float32(threshold), jnp.int32(every), tensors
         )
 
     def update(

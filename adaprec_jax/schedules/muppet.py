@@ -131,9 +131,9 @@ def muppet(
     Against:
         As epochs pass the threshold approaches alpha, and with the default 1 almost
         every look is then a violation, so a long run climbs whatever its gradients do.
-        The published code also changes the learning rate after the step to float32,
-        rounds gradients stochastically and counts biases among the layers; none of that
-        is decided here.
+        The published code also changes the learning rate after the step to float32 and
+        rounds gradients stochastically; neither is decided here. An epoch whose last
+        step is skipped does not count.
 
     Args:
         every: Steps of an epoch, at least 1.
@@ -257,7 +257,9 @@ def _squared_norm(
 
 def _mean(diversities: Sequence[Float32[Array, "..."]]) -> Float32[Array, ""]:
     """Returns the mean over layers of those that are known."""
-    layers = jnp.concatenate([jnp.zeros(0), *(d.ravel() for d in diversities)])
+    layers = jnp.concatenate(
+        [jnp.zeros(0, jnp.float32), *(d.ravel() for d in diversities)]
+    )
     known = ~jnp.isnan(layers)
     count = jnp.sum(known, dtype=jnp.float32)
     return jnp.sum(jnp.where(known, layers, 0)) / count

@@ -4,7 +4,7 @@ One that learns from the weights, and not only from statistics, has a third.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
@@ -92,9 +92,15 @@ class Scope(NamedTuple):
 
     It holds no arrays: to JAX it is structure, so states are only alike, and only share
     an executable, if they plan for the same table.
+
+    Attributes:
+        table: The contractions.
+        fixed: What else a schedule does not carry as data: names of formats, choices.
+            Runs that differ in it cannot be stacked.
     """
 
     table: Table
+    fixed: tuple[Hashable, ...] = ()
 
 
 def select(condition: Bool[Array, "..."], yes: Tree, no: Tree) -> Tree:

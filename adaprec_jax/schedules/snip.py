@@ -81,11 +81,12 @@ def snip(low: Format, high: Format, *, share: float, every: int = 100) -> Schedu
         loss and of the optimizer's update, the latter with the state of AdamW and with
         passes under added noise, and solves an integer linear programme about every
         100,000 steps. The estimate above, the greedy solution and the default of
-        `every` are ours; the source's scales are per block.
+        `every` are ours; the source's scales are per block, and it rounds FP4 gradients
+        stochastically, which is up to the scaling recipe here.
 
     Args:
-        low: Format of the products that are taken, E2M1 in the source.
-        high: Format of the others, E4M3 in the source.
+        low: Format of the products that are taken, FP4 in the source.
+        high: Format of the others, FP8 in the source.
         share: Of the multiply-accumulates of all products, at least to be in the low
             format, 0 to 1. dgrad of the first layer counts, as in the cost of a step.
         every: Calls from one solution to the next, at least 1.
@@ -111,7 +112,8 @@ def snip(low: Format, high: Format, *, share: float, every: int = 100) -> Schedu
             jnp.zeros(layers, jnp.bool_), jnp.full(layers, jnp.nan, jnp.float32)
         )
         products = dict.fromkeys(_PRODUCTS, unknown)
-        return SnipState(Scope(table), jnp.float32(share), jnp.int32(every), products)
+        scope = Scope(table, names)
+        return SnipState(scope, jnp.float32(share), jnp.int32(every), products)
 
     def update(
         step: Int32[Array, ""], stats: Stats, state: SnipState

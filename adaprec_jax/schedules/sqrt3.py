@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float32, Int32
 
 from adaprec_jax.contractions.statistics import Stats, TensorStats, Watch
 from adaprec_jax.contractions.table import Table
-from adaprec_jax.plan import fill
+from adaprec_jax.plan import describe_entry, fill
 from adaprec_jax.precision import Entry, Plan, Precision, separate
 from adaprec_jax.schedules.by_layer import by_path, end_to_end
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
@@ -153,7 +153,8 @@ def sqrt3(
             below=jnp.zeros(layers, jnp.int32),
             raised=jnp.zeros(layers, jnp.bool_),
         )
-        return Sqrt3State(Scope(table), rule, switch)
+        fixed = describe_entry(before), describe_entry(after), per
+        return Sqrt3State(Scope(table, fixed), rule, switch)
 
     def update(
         step: Int32[Array, ""], stats: Stats, state: Sqrt3State

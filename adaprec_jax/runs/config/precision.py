@@ -413,7 +413,7 @@ class AdaptKummer(Settings):
     min_lookback: Count = Field(default=25, description="fewest steps of a decision")
     max_lookback: Count = Field(default=100, description="most steps of a decision")
     lookback_rate: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.33, description="share of a new lookback in the one in force"
+        default=1.0, description="share of a new lookback in the one in force"
     )
     min_resolution: Count = Field(default=50, description="fewest bins of a histogram")
     max_resolution: Count = Field(default=150, description="most bins, and at first")
