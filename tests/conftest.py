@@ -23,3 +23,13 @@ hypothesis.settings.load_profile("fixed")
 def key() -> jax.Array:
     """A fresh key; split it, never reuse it."""
     return jax.random.key(20240501)
+
+
+@pytest.fixture(scope="module")
+def fresh_caches() -> None:
+    """An empty table of compiled functions.
+
+    JAX keeps some thousand of them in a process and drops the oldest: after as many
+    tests a function that was compiled once may count as not compiled at all.
+    """
+    jax.clear_caches()

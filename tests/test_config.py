@@ -201,6 +201,8 @@ def test_the_same_path_twice_is_refused():
         (lambda: config.Cosine(peak=1e-3, final=1.0), "final (1.0) must not be above"),
         (lambda: config.DynamicLossScaling(min_scale=2.0**16), "min_scale <= init_sca"),
         (lambda: config.TwoThreshold(low=0.5, high=0.5), "low (0.5) must be below hi"),
+        (lambda: config.APT(min_bits=9), "min_bits (9) must not be above max_bits (8)"),
+        (lambda: config.LDP(min_bits=8), "min_bits (8) must be below max_bits (8)"),
         (lambda: config.TwoThreshold(start_bits=9), "start_bits (9) must lie in min_"),
         (
             lambda: config.Piecewise(

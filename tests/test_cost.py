@@ -18,6 +18,8 @@ from adaprec_jax.plan import integers, uniform
 from adaprec_jax.precision import Dgrad, Forward, Precision, Wgrad
 from adaprec_jax.schedules import bits as cyclic_bits
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 
 @pytest.mark.parametrize(
     ("forward", "backward", "expected"),

@@ -11,6 +11,8 @@ import pytest
 from adaprec_jax import contraction_table, formats, stats
 from adaprec_jax.testing import table
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 EXAMPLES = Path(__file__).parents[1] / "experiments" / "examples"
 LEARNS = (
     "equinox_mlp",
@@ -41,7 +43,13 @@ def test_every_example_is_tested_and_at_most_forty_lines():
         assert sum(bool(line.strip()) for line in lines) <= 40, path
 
 
-@pytest.mark.parametrize("name", LEARNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "plain_jax"))
+        for name in LEARNS
+    ],
+)
 def test_a_training_loop_learns_in_one_compilation(name: str):
     names = run(name)
     losses = names["losses"]

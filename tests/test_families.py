@@ -105,13 +105,13 @@ SIZES = {
 }  # fmt: skip
 
 EACH = pytest.mark.parametrize("name", NAMES)
-# What takes longest to compile is slow; the GRU is the LSTM with a gate less.
+# What takes longest to compile is slow.
 COMPILED = pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=pytest.mark.slow) if slow else name
         for name in NAMES
-        for slow in [name not in ("lstm", "experts", "function")]
+        for slow in [name != "function"]
     ],
 )
 

@@ -17,6 +17,8 @@ from adaprec_jax.plan import integers
 from adaprec_jax.train import Program, init_state, make_train_step
 from tests.small_run import Aux
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 # Made by running torch.amp.GradScaler (torch 2.13.0, CPU) on a two-element parameter
 # w under SGD(lr=1, momentum=0.5) with the loss sum(w), whose gradient is 1, and with
 # sum(inf * w) or sum(nan * w) where the pattern has a 0; patterns are seeded random.

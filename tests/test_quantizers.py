@@ -17,6 +17,8 @@ from adaprec_jax import formats
 from adaprec_jax.formats import Format
 from adaprec_jax.quantizers import binary, quantize, ternary
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "stochastic")
 DTYPES = {
     name: np.dtype(getattr(ml_dtypes, name, name))

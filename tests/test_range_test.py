@@ -65,6 +65,7 @@ def test_what_cannot_be_tested_is_named(metrics, settings, fault):
         (Widths(gradient_bits=32), "2 to 16 gradient bits, got 32."),
         (Widths(window=201), "a window of 201 and 400 steps."),
         (Widths(threshold=float("nan")), "must be finite, got nan."),
+        (Widths(steps=10**8), "at most 10000000 steps in all, got 100000000 for each"),
         (Widths(steps=205), "steps (1435) must be a multiple of steps_per_dispatch"),
     ],
 )

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 README = Path(__file__).parents[1] / "README.md"
 
 

@@ -132,10 +132,22 @@ def test_the_share_of_narrow_products_follows_each_layer_by_its_work():
         assert found == pytest.approx(float(expected), abs=1e-12)
 
 
+def test_the_chart_of_a_run_tells_weights_from_activations_where_they_differ():
+    columns = {
+        "bits/a/forward.activation": {1: 8.0},
+        "bits/a/forward.weight": {1: 4.0, 6: 8.0},
+        "bits/a/dgrad.gradient": {1: 8.0},
+    }
+    titles = summary.precision_chart(columns, 10)
+    assert titles[::2] == ["bits of activations", "bits of weights"]
+    assert "8 bits" in titles[1]
+    assert "4-8 bits" in titles[3]
+
+
 def test_the_chart_of_a_run_has_gradients_only_where_they_change():
     steady = {
         "bits/a/forward.activation": {1: 4.0, 6: 8.0},
-        "bits/a/forward.weight": {1: 4.0},
+        "bits/a/forward.weight": {1: 4.0, 6: 8.0},
         "bits/a/dgrad.gradient": {1: 8.0},
     }
     assert summary.precision_chart(steady, 10)[0] == "bits of activations and weights"

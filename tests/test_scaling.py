@@ -12,6 +12,8 @@ from adaprec_jax import formats
 from adaprec_jax.quantizers import quantize
 from adaprec_jax.scaling import Recipe, current, delayed, largest_magnitude, none
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 SCALED = ["float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "int8", "int2", "uint4"]
 UNSCALED = ["float32", "tf32", "bfloat16", "float16"]
 FLOAT32 = np.finfo(np.float32)

@@ -42,6 +42,8 @@ from adaprec_jax.schedules import (
 from adaprec_jax.stats import empty, sqnr_db
 from adaprec_jax.testing import table
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 TABLE = table()
 BFLOAT16 = SharedPrecision(*[formats.get("bfloat16")] * 3)
 CPT = cpt(min_bits=3, max_bits=8, cycles=2, steps=20, gradient_bits=8)

@@ -14,6 +14,8 @@ from adaprec_jax.stats import empty
 from adaprec_jax.testing import check_schedule, table
 from tests.recorded_run import layer_sum, record
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 HIGH, LOW = integers(8, 8), integers(4, 8)
 
 

@@ -15,6 +15,8 @@ from adaprec_jax.stats import empty
 from adaprec_jax.testing import check_schedule, table
 from tests.closed_runs import follow, layers, rows
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 MAX_BITS, BUFFER, BINS, TOLERANCE, SEED = 16, 3, (10, 20), 0.05, 7
 ARGUMENTS = {
     "start_word": 12,

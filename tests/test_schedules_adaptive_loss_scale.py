@@ -18,6 +18,8 @@ from adaprec_jax.testing import check_schedule, table
 from tests.closed_runs import follow, rows
 from tests.small_run import CLASSES, FEATURES
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 # Small enough for the products of the small run to underflow in float16.
 LOSS_SCALE = 2.0**-11
 # dgrad sums over the outputs of a layer.

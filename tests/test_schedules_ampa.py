@@ -14,6 +14,8 @@ from adaprec_jax.testing import check_schedule, table
 from tests.closed_runs import follow, integer_rounded, layers, rows
 from tests.small_run import CLASSES, FEATURES, LAYERS
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 MACS = np.array([FEATURES * FEATURES] * LAYERS + [FEATURES * CLASSES], float)
 ARGUMENTS = {
     "min_bits": 2,

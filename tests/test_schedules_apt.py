@@ -13,6 +13,8 @@ from adaprec_jax.stats import empty
 from adaprec_jax.testing import check_schedule, table
 from tests.recorded_run import layer_sum, record
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 BOUNDS = {
     "min_bits": 3, "max_bits": 8, "start_bits": 5, "activation_bits": 7,
     "gradient_bits": 6,

@@ -14,6 +14,8 @@ from adaprec_jax.stats import empty
 from adaprec_jax.testing import check_schedule, table
 from tests.closed_runs import follow, rows
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 INT4, INT5, BFLOAT16 = (formats.get(name) for name in ("int4", "int5", "bfloat16"))
 HIGH = SharedPrecision(*[BFLOAT16] * 3)
 THRESHOLD = 0.12  # between the errors of the layers, and of the steps, of the small run

@@ -11,6 +11,8 @@ from adaprec_jax.stats import empty
 from adaprec_jax.testing import check_schedule
 from tests.recorded_run import record
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 STAGES = {"forward_bits": [3, 4, 6, 8], "gradient_bits": [6, 6, 8, 8]}
 NOTHING = empty(Table((), ()))
 

@@ -18,6 +18,8 @@ from adaprec_jax.stats import empty
 from adaprec_jax.testing import check_schedule, table
 from tests.recorded_run import record
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 X = [1, 0.5, 0.25, 0.01, 0.001, -0.002, 0.0004, 3]
 
 

@@ -18,6 +18,8 @@ from adaprec_jax.testing import check_schedule, table
 from tests.closed_runs import follow, rows
 from tests.small_run import BATCH, CLASSES, FEATURES, LAYERS
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 FP4, FP8 = (formats.get(name) for name in ("float4_e2m1fn", "float8_e4m3fn"))
 greedy = jax.jit(eager_greedy)
 SHARE = 0.6

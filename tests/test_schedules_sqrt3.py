@@ -13,6 +13,8 @@ from adaprec_jax.stats import empty
 from adaprec_jax.testing import check_schedule, table
 from tests.closed_runs import follow, rows
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 INT3, BFLOAT16 = (
     SharedPrecision(*[formats.get(name)] * 3) for name in ("int3", "bfloat16")
 )

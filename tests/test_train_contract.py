@@ -32,6 +32,8 @@ from adaprec_jax.schedules import (
 from adaprec_jax.train import Program, init_state, make_train_step, plan_of
 from tests.small_run import Aux, assert_equal
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 STEPS = 12
 BFLOAT16 = SharedPrecision(*[formats.get("bfloat16")] * 3)
 CPT = cpt(min_bits=3, max_bits=8, cycles=2, steps=STEPS, gradient_bits=8)

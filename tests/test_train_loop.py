@@ -24,6 +24,8 @@ from adaprec_jax.train.step import Metrics
 from tests import small_run
 from tests.small_run import CLASSES, PROGRAM, batches, first_state, one
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 CADENCE = Cadence(steps=12, dispatch=2, evaluate_every=4, save_every=6)
 
 

@@ -25,6 +25,8 @@ from adaprec_jax.train import (
 from tests import small_run
 from tests.small_run import PROGRAM, TABLE, batches
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 STEPS, DISPATCH = 12, 4
 SCHEDULES = [
     constant(integers(8, 8)),

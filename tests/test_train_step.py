@@ -32,6 +32,8 @@ from tests.small_run import (
     rate,
 )
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 STEP = make_train_step(PROGRAM)
 
 

@@ -20,6 +20,8 @@ from adaprec_jax.train import make_dispatch, make_train_step
 from adaprec_jax.train.checkpoint import restore, saving
 from tests.small_run import assert_equal
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 E4M3, INT4 = formats.get("float8_e4m3fn"), formats.get("int4")
 
 
@@ -268,6 +270,7 @@ def test_without_settings_the_state_is_the_optimizers_alone():
     assert type(state.inner).__name__ == "InjectStatefulHyperparamsState"
 
 
+@pytest.mark.slow
 def test_all_of_them_train_together_with_a_learning_rate_that_is_told():
     built = build(experiment(*TINY, *ALL, "steps=100"))
     rows = np.arange(40 * 8).reshape(40, 8) % 32

@@ -22,6 +22,8 @@ from adaprec_jax.precision import SharedPrecision, separate
 from adaprec_jax.scaling import Recipes, current
 from tests.walk_models import MODELS, Mlp, linen, normal
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 F32, E4M3 = formats.get("float32"), formats.get("float8_e4m3fn")
 MODEL = linen(Mlp(), normal(0, 6, 4))
 X = MODEL.inputs[0]

@@ -14,8 +14,17 @@ GROUPS = {
     "members": ["ensemble", "experts", "ragged", "bfloat16"],
 }
 
+SLOW = ("convolutions", "recurrent cells", "scanned stacks")
 
-@pytest.mark.parametrize("names", GROUPS.values(), ids=GROUPS)
+
+# What takes longest to compile is slow.
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(names, id=group, marks=[pytest.mark.slow] * (group in SLOW))
+        for group, names in GROUPS.items()
+    ],
+)
 def test_float32_entries_change_nothing(names: list[str]):
     assert_same(names)
 

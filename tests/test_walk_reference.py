@@ -24,6 +24,8 @@ from adaprec_jax.precision import (
 from tests.walk_models import filled, normal
 from tests.walk_stats import cast_scaled
 
+pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
+
 DTYPES = {
     "float32": np.float32,
     "float16": np.float16,

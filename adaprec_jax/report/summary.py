@@ -82,25 +82,25 @@ def is_cost(name: str) -> bool:
 def precision_chart(columns: Columns, steps: int) -> list[str]:
     """Returns the bits of each layer over the steps, as lines of text.
 
-    They are those of the wider operand of the forward product; the gradients have lines
-    of their own if their bits change.
+    Activations and weights of the forward product have lines of their own where they
+    differ; the gradients have some if their bits change.
     """
-    forward: dict[str, Int[np.ndarray, " steps"]] = {}
-    gradient: dict[str, Int[np.ndarray, " steps"]] = {}
+    operands = ("forward.activation", "forward.weight", "dgrad.gradient")
+    bits: dict[str, dict[str, Int[np.ndarray, " steps"]]] = {o: {} for o in operands}
     for name, values in columns.items():
         kind, _, rest = name.partition("/")
         row, _, operand = rest.rpartition("/")
-        if kind != "bits" or not steps:
-            continue
-        bits = filled(values, steps).astype(int)
-        if operand in ("forward.activation", "forward.weight"):
-            forward[row] = np.maximum(forward.get(row, 0), bits)
-        elif operand == "dgrad.gradient":
-            gradient[row] = bits
-    if not forward:
+        if kind == "bits" and operand in bits and steps:
+            bits[operand][row] = filled(values, steps).astype(int)
+    activation, weight, gradient = bits.values()
+    if not activation:
         return []
-    lines = ["bits of activations and weights", *chart(forward)]
-    if any(np.ptp(bits) for bits in gradient.values()):
+    if all(np.array_equal(activation[row], weight[row]) for row in activation):
+        lines = ["bits of activations and weights", *chart(activation)]
+    else:
+        lines = ["bits of activations", *chart(activation)]
+        lines += ["bits of weights", *chart(weight)]
+    if any(np.ptp(each) for each in gradient.values()):
         lines += ["bits of gradients", *chart(gradient)]
     return lines
 

@@ -7,6 +7,8 @@ from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.overrides import written
 from adaprec_jax.runs.validation import validate
 
+_MOST_STEPS = 10_000_000  # of any run
+
 
 class Widths(NamedTuple):
     """What a precision range test tries; see `adaprec_jax.schedules.range_test`.
@@ -54,11 +56,16 @@ def rising(experiment: Experiment, widths: Widths) -> Experiment:
             "A range test compares windows of at least 1 step, two or more at each "
             f"width, got a window of {widths.window} and {widths.steps} steps."
         )
+    tried = range(widths.min_bits, widths.max_bits + 1)
+    if len(tried) * widths.steps > _MOST_STEPS:
+        faults.append(
+            f"A range test takes at most {_MOST_STEPS} steps in all, got "
+            f"{widths.steps} for each of {len(tried)} widths."
+        )
     if not abs(widths.threshold) < float("inf"):
         faults.append(f"The threshold must be finite, got {widths.threshold}.")
     if faults:
         raise InputError(*faults)
-    tried = range(widths.min_bits, widths.max_bits + 1)
     formats = [
         SharedFormats(
             activation=f"int{b}",

@@ -267,10 +267,10 @@ class Blocks(NamedTuple):
         return order, (a, s, b)
 
     def _sides(self, ends: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Returns the sides of a block."""
-        before, _, after = ends
-        return (
-            self.size if self.square and before > 1 else 1,
-            self.size,
-            self.size if self.square and after > 1 else 1,
+        """Returns the sides of a block, none longer than the tensor."""
+        square = self.square, True, self.square
+        before, summed, after = (
+            max(min(self.size, n), 1) if cut else 1
+            for n, cut in zip(ends, square, strict=True)
         )
+        return before, summed, after

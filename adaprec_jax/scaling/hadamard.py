@@ -127,6 +127,8 @@ def _turn(
     x: Float32[Array, "..."], parts: Blocks, matrix: np.ndarray
 ) -> Float32[Array, "..."]:
     """Returns the tensor with each whole part multiplied by the matrix."""
+    if math.prod(x.shape[axis] for axis in parts.use.summed) < len(matrix):
+        return x
     cut = parts.cut(x)
     turned = jnp.einsum(
         "aisjbk,jm->aismbk", cut, matrix, precision=lax.Precision.HIGHEST

@@ -208,7 +208,7 @@ def round_moment(
     0.0e+00
     1.2e-07
     """
-    size = x.size if moment.group is None else moment.group
+    size = x.size if moment.group is None else min(moment.group, x.size)
     flat = x.astype(jnp.float32).reshape(-1)
     rows = jnp.pad(flat, (0, -flat.size % max(size, 1))).reshape(-1, max(size, 1))
     # What is not finite would decide the exponent of its group.

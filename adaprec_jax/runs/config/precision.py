@@ -223,11 +223,7 @@ class _IntegerBits(Settings):
 
     @model_validator(mode="after")
     def _min_to_max(self) -> "_IntegerBits":
-        if self.min_bits > self.max_bits:
-            raise ValueError(
-                f"min_bits ({self.min_bits}) must not be above max_bits "
-                f"({self.max_bits})."
-            )
+        _check_bounds(self.min_bits, self.max_bits)
         return self
 
 
@@ -360,6 +356,7 @@ class AMPA(_IntegerBits):
 
     @model_validator(mode="after")
     def _in_order(self) -> "AMPA":
+        _check_bounds(self.min_bits, self.max_bits)
         if not self.min_bits <= self.start_bits <= self.mean_bits <= self.max_bits:
             raise ValueError(
                 f"start_bits ({self.start_bits}) and mean_bits ({self.mean_bits}) must "
@@ -411,12 +408,16 @@ class AdaptKummer(Settings):
     )
     gradient_bits: Bits = Field(default=8, description="of output gradients, constant")
     min_lookback: Count = Field(default=25, description="fewest steps of a decision")
-    max_lookback: Count = Field(default=100, description="most steps of a decision")
+    max_lookback: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=100, description="most steps of a decision"
+    )
     lookback_rate: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0, description="share of a new lookback in the one in force"
     )
     min_resolution: Count = Field(default=50, description="fewest bins of a histogram")
-    max_resolution: Count = Field(default=150, description="most bins, and at first")
+    max_resolution: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=150, description="most bins, and at first"
+    )
     divergence: NotNegative = Field(
         default=0.01, description="of histograms, that a shorter word may cause"
     )
@@ -466,14 +467,14 @@ class LDP(_IntegerBits):
     @model_validator(mode="after")
     def _in_order(self) -> "LDP":
         low, high = self.min_bits, self.max_bits
+        if low >= high:
+            raise ValueError(f"min_bits ({low}) must be below max_bits ({high}).")
         for name in ("start_bits", "target_bits"):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(
                     f"{name} ({getattr(self, name)}) must lie in min_bits to max_bits "
                     f"({low} to {high})."
                 )
-        if low == high:
-            raise ValueError(f"min_bits ({low}) must be below max_bits ({high}).")
         return self
 
 
@@ -523,7 +524,7 @@ class PFQ(Settings):
     alpha: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.4, description="factor of epsilon at each switch but the last"
     )
-    window: Annotated[int, Field(ge=2, lt=2**31)] = Field(
+    window: Annotated[int, Field(ge=2, le=10_000)] = Field(
         default=5, description="epochs whose losses are compared"
     )
     scale_epochs: Count = Field(
@@ -625,6 +626,7 @@ class APT(Settings):
 
     @model_validator(mode="after")
     def _in_order(self) -> "APT":
+        _check_bounds(self.min_bits, self.max_bits)
         if not self.min_bits <= self.start_bits <= self.max_bits:
             raise ValueError(
                 f"start_bits ({self.start_bits}) must lie in min_bits to max_bits "
@@ -763,6 +765,14 @@ Schedule: TypeAlias = Annotated[
 ]
 Rule.model_rebuild()
 PerLayer.model_rebuild()
+
+
+def _check_bounds(min_bits: int, max_bits: int) -> None:
+    """Refuses bounds that leave nothing between them."""
+    if min_bits > max_bits:
+        raise ValueError(
+            f"min_bits ({min_bits}) must not be above max_bits ({max_bits})."
+        )
 
 
 def _check_alike(*formats: Formats) -> None:
