@@ -3,16 +3,12 @@
 import functools
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float32
 
 from adaprec_jax.scaling.blocks import by_block
-from adaprec_jax.scaling.per_tensor import bits_of, rounding_by
+from adaprec_jax.scaling.per_tensor import rounding_by
+from adaprec_jax.scaling.powers import ceil_log2_ratio, floor_log2, power_of_two
 from adaprec_jax.scaling.recipe import Quantizer, Recipe
-
-_ONE = 1 << 23  # of the exponent, in the bits of float32
-# Below are subnormals of float32, which XLA flushes to zero.
-_MAX_EXPONENT = 126
 
 
 @functools.cache
@@ -74,17 +70,15 @@ def mx(
 def _floor_multiplier(
     amax: Float32[Array, "..."], max_value: Float32[Array, "..."]
 ) -> Float32[Array, "..."]:
-    return _reciprocal((bits_of(amax) >> 23) - (bits_of(max_value) >> 23))
+    return _reciprocal(floor_log2(amax) - floor_log2(max_value))
 
 
 def _up_multiplier(
     amax: Float32[Array, "..."], max_value: Float32[Array, "..."]
 ) -> Float32[Array, "..."]:
-    return _reciprocal((bits_of(amax) - bits_of(max_value) + _ONE - 1) >> 23)
+    return _reciprocal(ceil_log2_ratio(amax, max_value))
 
 
 def _reciprocal(exponent: Array) -> Float32[Array, "..."]:
     """Returns 2^-exponent within the bounds of E8M0; beyond them NaN."""
-    bounded = jnp.clip(exponent, -_MAX_EXPONENT, _MAX_EXPONENT)
-    power = lax.bitcast_convert_type((127 - bounded) << 23, jnp.float32)
-    return jnp.where(exponent > 127, jnp.nan, power)
+    return jnp.where(exponent > 127, jnp.nan, power_of_two(-exponent))

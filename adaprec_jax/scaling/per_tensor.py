@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Float32
 
 from adaprec_jax.formats import SATURATE, Format
 from adaprec_jax.quantizers import quantize
+from adaprec_jax.scaling.powers import LARGEST, ceil_log2_ratio, power_of_two
 from adaprec_jax.scaling.recipe import (
     Quantizer,
     Recipe,
@@ -21,7 +22,6 @@ from adaprec_jax.scaling.recipe import (
 )
 
 _LARGEST_FLOAT32 = np.finfo(np.float32).max
-_MAX_EXPONENT = 126  # 2^-126 and 2^126: both float32, and each other's reciprocal
 
 
 class DelayedState(NamedTuple):
@@ -324,8 +324,8 @@ def multiplier_of(
     >>> multiplier_of(jnp.float32(7.0), jnp.float32(448.0))
     Array(64., dtype=float32)
     """
-    quotient = max_value / jnp.maximum(amax, 2.0**-_MAX_EXPONENT)
-    return jnp.clip(quotient, 2.0**-_MAX_EXPONENT, 2.0**_MAX_EXPONENT)
+    quotient = max_value / jnp.maximum(amax, 2.0**-LARGEST)
+    return jnp.clip(quotient, 2.0**-LARGEST, 2.0**LARGEST)
 
 
 def power_of_two_multiplier(
@@ -333,19 +333,7 @@ def power_of_two_multiplier(
 ) -> Float32[Array, "..."]:
     """Returns max_value / amax rounded down to a power of two, 2^-126 to 2^126.
 
-    The bits of float32 are exponent and fraction in one integer, so that the quotient
-    of two positive numbers, rounded up to a power of two, is their difference rounded
-    up to a whole exponent: no division, no rounding on the way.
-
     >>> power_of_two_multiplier(jnp.float32(3.0), jnp.float32(127.0))
     Array(32., dtype=float32)
     """
-    difference = bits_of(amax) - bits_of(max_value)
-    exponent = (difference + 0x7FFFFF) >> 23
-    exponent = jnp.clip(exponent, -_MAX_EXPONENT, _MAX_EXPONENT)
-    return lax.bitcast_convert_type((127 - exponent) << 23, jnp.float32)
-
-
-def bits_of(x: Float32[Array, "..."]) -> Array:
-    """Returns the bits of float32 as int32."""
-    return lax.bitcast_convert_type(x, jnp.int32)
+    return power_of_two(-ceil_log2_ratio(amax, max_value))

@@ -46,6 +46,17 @@ def floor_log2_ratio(
     return (_bits_of(x) - _bits_of(y)) >> 23
 
 
+def ceil_log2_ratio(
+    x: Float32[Array, "..."], y: Float32[Array, "..."]
+) -> Int32[Array, "..."]:
+    """Returns ceil(log2(x / y)) of the exact quotient of two normal numbers.
+
+    >>> ceil_log2_ratio(jnp.float32(127.5), jnp.float32(0.8))
+    Array(8, dtype=int32)
+    """
+    return (_bits_of(x) - _bits_of(y) + 0x7FFFFF) >> 23
+
+
 def power_of_two(exponent: Int32[Array, "..."]) -> Float32[Array, "..."]:
     """Returns 2^exponent within 2^-126 to 2^126.
 

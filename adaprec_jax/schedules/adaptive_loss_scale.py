@@ -15,12 +15,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float32, Int32
 
-from adaprec_jax.contractions.statistics import Stats, TensorStats, Watch
+from adaprec_jax.contractions.statistics import Stats, Watch
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.formats import Format, describe, floating
 from adaprec_jax.plan import fill
 from adaprec_jax.precision import Plan, SharedPrecision
-from adaprec_jax.schedules.by_layer import by_path, end_to_end
+from adaprec_jax.scaling.powers import floor_log2, power_of_two
+from adaprec_jax.schedules.by_layer import by_path, end_to_end, gathered
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals
 
 _FLOAT16_EXPONENT_BITS, _FLOAT16_MANTISSA_BITS, _FLOAT16_BIAS = 5, 10, 15
@@ -160,7 +161,7 @@ def adaptive_loss_scale(
         order = backward_order(table)
         own, accumulated = _scales(table, stats, state, order, due)
         state = state._replace(own=own, accumulated=accumulated)
-        shifts = by_path(table, _exponent(accumulated))
+        shifts = by_path(table, floor_log2(accumulated))
         plan: Plan = {
             c.name: fill(
                 c, SharedPrecision(kept, kept, shifted_float16(shifts[c.name]))
@@ -232,8 +233,8 @@ def _scales(
         * jnp.sqrt(end_to_end(table, lengths) / 2)
     )
     largest = (
-        _row(table, stats, "gradient", "amax")
-        * _row(table, stats, "weight", "amax")
+        gathered(table, stats, "gradient", "amax")
+        * gathered(table, stats, "weight", "amax")
         * end_to_end(table, lengths)
     )
     layers = (
@@ -254,7 +255,7 @@ def _scales(
         wanted = jnp.where(known, wanted, before)
         wanted = jnp.minimum(wanted, rule.largest_scale)
         room = rule.largest_product / product
-        scale = _power_of_two(jnp.maximum(jnp.minimum(wanted, room), 1.0))
+        scale = power_of_two(floor_log2(jnp.maximum(jnp.minimum(wanted, room), 1.0)))
         return product * scale, jnp.stack([scale, product])
 
     _, found = lax.scan(
@@ -264,39 +265,10 @@ def _scales(
     return none.at[places].set(found[:, 0]), none.at[places].set(found[:, 1])
 
 
-def _power_of_two(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
-    """Returns the largest power of two up to `x`, which is at least 1."""
-    return lax.bitcast_convert_type((_exponent(x) + 127) << 23, jnp.float32)
-
-
-def _exponent(x: Float32[Array, "..."]) -> Int32[Array, "..."]:
-    """Returns floor(log2(x)), exactly: a logarithm may fall short of a power of two."""
-    return (lax.bitcast_convert_type(x, jnp.int32) >> 23) - 127
-
-
 def _rms(table: Table, stats: Stats, role: str) -> Float32[Array, "layers"]:
-    squares = _row(table, stats, role, "sum_squares")
-    return jnp.sqrt(squares / _row(table, stats, role, "elements"))
-
-
-def _row(table: Table, stats: Stats, role: str, field: str) -> Float32[Array, "layers"]:
-    """Returns a number of one tensor of each layer.
-
-    Raises:
-        ValueError: It was not gathered.
-    """
-    found = {
-        c.name: getattr(stats.tensors[c.name].get(role, TensorStats()), field)
-        for c in table.contractions
-    }
-    missing = [path for path, value in found.items() if value is None]
-    if missing:
-        raise ValueError(
-            f"The schedule reads {field} of the {role} of {missing}, which the step "
-            "did not gather: give its `value_and_grad` the Watch that the schedule's "
-            "`reads` says."
-        )
-    return end_to_end(table, found)
+    squares = gathered(table, stats, role, "sum_squares")
+    elements = gathered(table, stats, role, "elements")
+    return jnp.sqrt(squares / elements)
 
 
 def _length(c: Contraction) -> float:

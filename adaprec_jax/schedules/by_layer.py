@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
+from adaprec_jax.contractions.statistics import Stats, TensorStats
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.formats import Format
 from adaprec_jax.scaling import current
@@ -45,6 +46,41 @@ def by_path(table: Table, row: Array) -> dict[str, Array]:
         found[c.name] = row[start : start + size].reshape(c.axes)
         start += size
     return found
+
+
+def gathered(
+    table: Table, stats: Stats, role: str, field: str, fmt: str | None = None
+) -> Float32[Array, "layers"]:
+    """Returns a sum over one tensor of each layer, end to end.
+
+    Args:
+        table: The contractions.
+        stats: Of a step.
+        role: Of the tensor.
+        field: Of `TensorStats`.
+        fmt: Name of a format that is only asked about; None: the one in force.
+
+    Raises:
+        ValueError: It was not gathered.
+
+    >>> from adaprec_jax.stats import empty
+    >>> nothing = Table((), ())
+    >>> gathered(nothing, empty(nothing), "weight", "elements").shape
+    (0,)
+    """
+    tensors = stats.tensors if fmt is None else stats.what_if.get(fmt, {})
+    found = {
+        c.name: getattr(tensors.get(c.name, {}).get(role, TensorStats()), field)
+        for c in table.contractions
+    }
+    missing = [path for path, value in found.items() if value is None]
+    if missing:
+        raise ValueError(
+            f"The schedule reads {field} of {f'{fmt} in ' if fmt else ''}the {role} of "
+            f"{missing}, which the step did not gather: give its `value_and_grad` the "
+            "Watch that the schedule's `reads` says."
+        )
+    return end_to_end(table, found)
 
 
 def vectors(x: Float[Array, "..."], c: Contraction) -> Float[Array, "*axes n"]:

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
 from adaprec_jax.contractions.fitting import fit_entry
-from adaprec_jax.contractions.statistics import ROLES, Stats, TensorStats, Watch
+from adaprec_jax.contractions.statistics import ROLES, Stats, Watch
 from adaprec_jax.contractions.table import Contraction, Table, macs_shares
 from adaprec_jax.formats import Format, describe
 from adaprec_jax.precision import Dgrad, Forward, Plan, Precision, Wgrad
-from adaprec_jax.schedules.by_layer import by_path, end_to_end
+from adaprec_jax.schedules.by_layer import by_path, end_to_end, gathered
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
 
 _PRODUCTS: tuple[str, ...] = ("forward", "dgrad", "wgrad")
@@ -186,7 +186,7 @@ def _losses(
         name: {role: _error(table, stats, name, role) for role in ROLES}
         for name in (low, high)
     }
-    a, w, g = (_row(table, stats, low, role, "sum_squares") for role in ROLES)
+    a, w, g = (gathered(table, stats, role, "sum_squares", low) for role in ROLES)
     lengths = {c.name: jnp.float32(_length(c)) for c in table.contractions}
     effect = jnp.sqrt(a) * jnp.sqrt(w) * jnp.sqrt(g / end_to_end(table, lengths))
     mean = jnp.mean(effect)
@@ -212,36 +212,13 @@ def _error(table: Table, stats: Stats, fmt: str, role: str) -> Float32[Array, "l
     It is 0 for a tensor of zeros, and for a gradient that there is none of.
     """
     elements, squares, noise = (
-        _row(table, stats, fmt, role, field)
+        gathered(table, stats, role, field, fmt)
         for field in ("elements", "sum_squares", "noise_squares")
     )
     error = jnp.sqrt(noise) / jnp.where(squares == 0, 1.0, jnp.sqrt(squares))
     differentiated = {c.name: jnp.bool_(c.differentiated) for c in table.contractions}
     absent = (role == "gradient") & ~end_to_end(table, differentiated)
     return jnp.where(absent, 0.0, jnp.where(elements == 0, jnp.nan, error))
-
-
-def _row(
-    table: Table, stats: Stats, fmt: str, role: str, field: str
-) -> Float32[Array, "layers"]:
-    """Returns a sum over one tensor of each layer.
-
-    Raises:
-        ValueError: It was not gathered.
-    """
-    tensors = stats.what_if.get(fmt, {})
-    found = {
-        c.name: getattr(tensors.get(c.name, {}).get(role, TensorStats()), field)
-        for c in table.contractions
-    }
-    missing = [path for path, value in found.items() if value is None]
-    if missing:
-        raise ValueError(
-            f"The schedule reads {field} of {fmt} in the {role} of {missing}, which "
-            "the step did not gather: give its `value_and_grad` the Watch that the "
-            "schedule's `reads` says."
-        )
-    return end_to_end(table, found)
 
 
 def _length(c: Contraction) -> float:

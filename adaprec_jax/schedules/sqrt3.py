@@ -6,11 +6,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from adaprec_jax.contractions.statistics import Stats, TensorStats, Watch
+from adaprec_jax.contractions.statistics import Stats, Watch
 from adaprec_jax.contractions.table import Table
 from adaprec_jax.plan import describe_entry, fill
 from adaprec_jax.precision import Entry, Plan, Precision, separate
-from adaprec_jax.schedules.by_layer import by_path, end_to_end
+from adaprec_jax.schedules.by_layer import by_path, gathered
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
 
 
@@ -161,7 +161,7 @@ def sqrt3(
     ) -> tuple[Plan, Sqrt3State]:
         table = state.scope.table
         elements, squares, noise = (
-            _sum(table, stats, field)
+            gathered(table, stats, "gradient", field)
             for field in ("elements", "sum_squares", "noise_squares")
         )
         if per == "run":
@@ -213,26 +213,6 @@ def _check(
     )
     # What the higher precision rounds says nothing about the lower one.
     return select(counts & ~switch.raised, found, switch)
-
-
-def _sum(table: Table, stats: Stats, field: str) -> Float32[Array, "layers"]:
-    """Returns a sum over the output gradient of each layer.
-
-    Raises:
-        ValueError: It was not gathered.
-    """
-    found = {
-        c.name: getattr(stats.tensors[c.name].get("gradient", TensorStats()), field)
-        for c in table.contractions
-    }
-    missing = [path for path, value in found.items() if value is None]
-    if missing:
-        raise ValueError(
-            f"The schedule reads {field} of the gradient of {missing}, which the step "
-            "did not gather: give its `value_and_grad` the Watch that the schedule's "
-            "`reads` says."
-        )
-    return end_to_end(table, found)
 
 
 def _signals(state: Sqrt3State) -> Signals:
