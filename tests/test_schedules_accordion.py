@@ -47,6 +47,7 @@ def replay(run, window, threshold, decays):
     return found, changes
 
 
+@pytest.mark.slow
 def test_a_run_is_high_where_a_replay_of_its_gradients_is():
     rule = {"window": 4, "threshold": 0.4, "decays": (30,)}
     run = record(accordion(HIGH, LOW, **rule), 60, (7, 18, 19))
@@ -116,6 +117,7 @@ def test_a_window_that_is_not_finite_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, state.windows, known.windows)
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     check_schedule(accordion(HIGH, LOW, window=2, decays=[5]))
 

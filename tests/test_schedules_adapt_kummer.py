@@ -89,6 +89,7 @@ def pushed_up(word, fraction, diversity, strategy, *, most=MAX_BITS, buffer=BUFF
     return max(min(fraction + buffer, most), word), fraction
 
 
+@pytest.mark.slow
 def test_a_run_is_what_its_gradients_weights_and_losses_say(run):
     quirks, turns = run
     word, fraction = [12] * 3, [9] * 3
@@ -158,6 +159,7 @@ def test_a_run_is_what_its_gradients_weights_and_losses_say(run):
     assert all(1 <= bits <= MAX_BITS for words in seen for bits in words)
 
 
+@pytest.mark.slow
 def test_a_skipped_step_changes_nothing(run):
     _, turns = run
     (skipped,) = SKIPPED
@@ -209,6 +211,7 @@ def test_weights_on_a_grid_keep_the_fraction_of_the_grid_and_the_word_of_their_r
     assert [int(bits) for bits in found] == [7, 5]
 
 
+@pytest.mark.slow
 def test_a_contraction_without_a_parameter_keeps_its_first_word():
     schedule = adapt_kummer(**ARGUMENTS)
     plan, _ = schedule.update(jnp.int32(0), empty(table()), schedule.init(table()))

@@ -31,6 +31,7 @@ def turns():
     return follow(adaptive_loss_scale(every=2), 30, skipped=(5,), loss_scale=LOSS_SCALE)
 
 
+@pytest.mark.slow
 def test_a_run_scales_as_its_gradients_and_weights_say(turns):
     own, seen = np.ones(3), set()
     accumulated = np.ones(3)
@@ -167,6 +168,7 @@ def test_activations_and_weights_keep_their_format():
     assert formats.describe(plan["Dense_0"].gradient) == "float16"
 
 
+@pytest.mark.slow
 def test_the_contract_is_kept():
     check_schedule(adaptive_loss_scale(every=2))
 

@@ -46,6 +46,7 @@ def exchanged(bits, sensitivity, macs, *, low, high, mean, moves):
     return bits if np.dot(bits, macs) <= mean * sum(macs) * (1 + 1e-6) else before
 
 
+@pytest.mark.slow
 def test_a_run_exchanges_bits_as_the_weights_and_gradients_say(turns):
     bits, seen = [4, 4, 4], set()
     for step, turn in enumerate(turns):
@@ -136,12 +137,14 @@ def test_the_budget_is_kept_whatever_the_sensitivities(items, moves, random):
     )
 
 
+@pytest.mark.slow
 def test_contractions_without_a_parameter_keep_their_bits():
     schedule = ampa(**ARGUMENTS)
     plan, _ = schedule.update(jnp.int32(0), empty(table()), schedule.init(table()))
     assert int(formats.bits(plan["Attention"].activation)) == 4
 
 
+@pytest.mark.slow
 def test_the_contract_is_kept():
     check_schedule(ampa(**ARGUMENTS, every=2, moves=2))
 

@@ -53,6 +53,7 @@ def replay(looks, low, high, decay):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_has_the_bits_that_a_replay_of_its_weights_has():
     rule = {"low": 0.02, "high": 0.06, "decay": 0.5}
     every, steps, skipped = 3, 45, (5, 10, 11)
@@ -124,6 +125,7 @@ def test_bits_stay_within_their_bounds_and_what_says_nothing_changes_nothing():
         jax.tree.map(np.testing.assert_array_equal, found.layers, known.layers)
 
 
+@pytest.mark.slow
 def test_a_contraction_without_a_weight_has_the_bits_of_activations():
     schedule = apt(**BOUNDS, low=1.0, high=4.0)
     plan, _ = schedule.update(jnp.int32(0), empty(table()), schedule.init(table()))
@@ -132,6 +134,7 @@ def test_a_contraction_without_a_weight_has_the_bits_of_activations():
     )
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     check_schedule(apt(**BOUNDS, low=1.0, high=4.0, every=2))
 

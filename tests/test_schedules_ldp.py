@@ -31,6 +31,7 @@ def turns():
     return follow(ldp(**ARGUMENTS, every=2), 30, skipped=(7,))
 
 
+@pytest.mark.slow
 def test_a_run_descends_along_the_slopes_of_its_weights_and_gradients(turns):
     bits, seen, clipped = np.full(3, 6.0), set(), 0
     for step, turn in enumerate(turns):

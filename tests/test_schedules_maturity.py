@@ -43,6 +43,7 @@ def replay(looks, window, decay, tolerance, patience):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_is_low_where_a_replay_of_its_updates_is_mature():
     rule = {"window": 3, "decay": 0.5, "tolerance": 0.3, "patience": 2}
     every, steps, skipped = 2, 72, (9, 20)
@@ -117,6 +118,7 @@ def test_a_ratio_that_is_not_finite_is_left_out():
     assert found[-1] == [4, 4, 4]
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     check_schedule(maturity(HIGH, LOW, window=2, patience=1, tolerance=0.5))
 

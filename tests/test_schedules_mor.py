@@ -29,6 +29,7 @@ def turns():
     return follow(SCHEDULE, 24, skipped=(3, 8))
 
 
+@pytest.mark.slow
 def test_the_decisions_of_a_run_are_those_of_the_measured_errors(turns):
     low = {role: np.zeros(3, bool) for role in OPERANDS}
     plans = set()
@@ -52,6 +53,7 @@ def test_the_decisions_of_a_run_are_those_of_the_measured_errors(turns):
     assert {flag for plan in plans for flags in plan for flag in flags} == {True, False}
 
 
+@pytest.mark.slow
 def test_the_errors_are_logged(turns):
     last = turns[-1]
     for role in OPERANDS:
@@ -61,6 +63,7 @@ def test_the_errors_are_logged(turns):
         assert (logged > 0).all()
 
 
+@pytest.mark.slow
 def test_a_skipped_step_decides_nothing(turns):
     """The fourth and the ninth overflow, so calls 4 and 9 learn nothing."""
     for skipped in (3, 8):
@@ -115,6 +118,7 @@ def test_an_activation_in_the_weight_slot_takes_the_activations_format():
     ]
 
 
+@pytest.mark.slow
 def test_the_contract_is_kept():
     check_schedule(mor(SharedPrecision(*[INT4] * 3), HIGH, threshold=0.5, every=3))
 

@@ -56,6 +56,7 @@ def replay(gradients, resolution, violations, alpha, beta, decay):
     return stages, looks
 
 
+@pytest.mark.slow
 def test_a_run_climbs_when_a_replay_of_its_gradients_does():
     rule = {"resolution": 2, "violations": 1, "alpha": 1.0, "beta": 0.1, "decay": 0.5}
     every, steps, skipped = 2, 60, (7, 12)
@@ -122,6 +123,7 @@ def test_it_stays_in_float32():
     assert {plans.describe_entry(entry) for entry in plan.values()} == {float32}
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     check_schedule(muppet(every=1, resolution=2, violations=1, beta=0.0))
 

@@ -62,6 +62,7 @@ def replay(losses, *, every, epsilon, alpha, window, scale_epochs, stages):
     return found, changes
 
 
+@pytest.mark.slow
 def test_a_run_switches_when_a_replay_of_its_losses_does():
     rule = {
         "every": 3, "epsilon": 0.3, "alpha": 0.5, "window": 3, "scale_epochs": 4
@@ -106,6 +107,7 @@ def test_a_constant_loss_has_levelled_off(loss):
     assert stages == [0] * 4 + [1] * 5 + [2] * 5 + [3] * 6
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     check_schedule(pfq(**STAGES, every=1, window=2, epsilon=1e3))
 

@@ -195,6 +195,7 @@ def test_the_scale_is_the_smallest_power_of_two_that_holds_the_tensor(largest):
     assert 2.0**s * 127 >= np.float32(largest) > 2.0 ** (s - 1) * 127
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract():
     check_schedule(qem(epoch=4, every=2))
 

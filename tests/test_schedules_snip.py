@@ -67,6 +67,7 @@ def losses(stats) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_items_of_least_loss_per_work_until_the_share_is_met(turns):
     low = {product: np.zeros(3, bool) for product in PRODUCTS}
     solutions = set()
@@ -98,6 +99,7 @@ def test_a_run_takes_the_items_of_least_loss_per_work_until_the_share_is_met(tur
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_the_share_is_met_from_the_first_statistics_on_by_less_than_an_item(turns):
     for step, turn in enumerate(turns):
         width = formats.bits(formats.Format(*turn.formats))[:, [0, 2, 4]]
@@ -108,6 +110,7 @@ def test_the_share_is_met_from_the_first_statistics_on_by_less_than_an_item(turn
             assert SHARE <= share < SHARE + MACS.max() / (3 * MACS.sum())
 
 
+@pytest.mark.slow
 def test_the_estimates_are_logged(turns):
     for product in PRODUCTS:
         logged = turns[-1].signals[f"{product}_loss"]
@@ -175,6 +178,7 @@ def test_no_share_and_all_of_it(share, width):
     assert int(bits(unknown)["Dense_0"].forward.weight) == 8
 
 
+@pytest.mark.slow
 def test_the_contract_is_kept():
     check_schedule(snip(FP4, FP8, share=0.5, every=3))
 

@@ -36,6 +36,7 @@ def run(request):
     return request.param, follow(schedule, 30, skipped=(5,))
 
 
+@pytest.mark.slow
 def test_the_switch_of_a_run_is_where_the_averages_say(run):
     per, turns = run
     means, below = np.full((2, 3), np.nan), np.zeros(3, int)
@@ -127,6 +128,7 @@ def test_a_gradient_of_zeros_is_not_below_its_noise():
     assert switches([measured(0.0, 0.0)] * 3, patience=1) == [False] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per", ["run", "layer"])
 def test_the_contract_is_kept(per):
     check_schedule(sqrt3(INT3, BFLOAT16, per=per, every=2))

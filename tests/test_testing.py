@@ -11,10 +11,19 @@ from adaprec_jax import formats, quantize, scaling
 from adaprec_jax.plan import fill, integers
 from adaprec_jax.schedules import Schedule, Scope, constant
 from adaprec_jax.testing import check_quantizer, check_recipe, check_schedule
-from tests.test_schedules import SCHEDULES, each_schedule
+from tests.test_schedules import SCHEDULES
+
+QUICK = ("cpt", "two_threshold")
 
 
-@each_schedule
+# Compiling takes long; a schedule of each kind of state is not slow.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
+        for name in SCHEDULES
+    ],
+)
 def test_every_schedule_of_the_library_passes(name):
     check_schedule(SCHEDULES[name].schedule)
 
