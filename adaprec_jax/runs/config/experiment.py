@@ -18,8 +18,6 @@ from adaprec_jax.runs.config.base import (
 )
 from adaprec_jax.runs.config.precision import (
     CPT,
-    PFQ,
-    Accordion,
     Cyclic,
     Deficit,
     Float32,
@@ -227,17 +225,3 @@ def _schedule_faults(path: str, schedule: Any, run: Experiment) -> Iterator[str]
             for index, rule in enumerate(rules):
                 where = f"{path}.rules.{index}.schedule"
                 yield from _schedule_faults(where, rule.schedule, run)
-        case _:
-            yield from _loop_faults(path, schedule, steps)
-
-
-def _loop_faults(path: str, schedule: Any, steps: int) -> Iterator[str]:
-    """Yields a sentence for each part of a closed loop that the run never reaches."""
-    match schedule:
-        case PFQ(window=window, every=every) if window * every > steps:
-            yield (
-                f"{path}.window and every ({window} epochs of {every} steps) must not "
-                f"reach beyond steps ({steps})."
-            )
-        case Accordion(decays=(*_, last)) if last >= steps:
-            yield f"{path}.decays ({last}) must be below steps ({steps})."
