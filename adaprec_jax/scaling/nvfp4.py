@@ -9,13 +9,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
 from adaprec_jax import formats
-from adaprec_jax.formats import SATURATE, Format
+from adaprec_jax.formats import Format
 from adaprec_jax.quantizers import quantize
 from adaprec_jax.scaling.blocks import WITHIN, Blocks, check_size
 from adaprec_jax.scaling.hadamard import rotated
 from adaprec_jax.scaling.per_tensor import (
     largest_magnitude,
     multiplier_of,
+    round_scaled,
     rounder_of,
 )
 from adaprec_jax.scaling.recipe import Quantizer, Recipe, Use, keep_state, no_state
@@ -101,11 +102,7 @@ def nvfp4(
 
         def to(top: Array) -> tuple[Array, Array]:
             multiplier, scale = map(blocks.spread, _scales(top, amax, encode))
-            scaled = jnp.where(fmt.scaled, x * multiplier, x)
-            saturating = fmt._replace(
-                overflow=jnp.where(fmt.scaled, SATURATE, fmt.overflow)
-            )
-            rounded = rounder(scaled, saturating, key)
+            rounded, _ = round_scaled(x, fmt, multiplier, rounder, key)
             return rounded, jnp.where(fmt.scaled, scale, 1.0)
 
         values, scale = to(largest)

@@ -271,9 +271,8 @@ def _after_look(stage: Stage, mean: Float32[Array, ""], rule: Violations) -> Sta
     violated = largest / mean > threshold(stage.epochs, rule)
     seen = stage.seen + violated.astype(jnp.int32)
     rises = (seen >= rule.violations) & (stage.precision < rule.bits.size)
-    return Stage(
+    return stage._replace(
         precision=stage.precision + rises.astype(jnp.int32),
-        epochs=stage.epochs,
         seen=jnp.where(rises, 0, seen),
         largest=jnp.where(rises, 0, largest),
     )
