@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import qwix
 
 from adaprec_jax import formats
 from adaprec_jax.scaling import Recipe, Use, mx, nvfp4
@@ -20,6 +19,8 @@ def restored(recipe: Recipe, x: np.ndarray, name: str) -> np.ndarray:
 
 
 def of_qwix(x: np.ndarray, qtype: str, size: int) -> np.ndarray:
+    import qwix
+
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         found = qwix.quantize(
             jnp.asarray(x), qtype, channelwise_axes=[0], tiled_axes={1: size}
