@@ -24,6 +24,10 @@ late-switch has int4 for 82 % of the run, then bfloat16,
 warmup has bfloat16 for 10 %, then int4,
 step-list has 3, 4, 6 and 8 bits forward with 6, 6, 8 and 8 backward.
 
+Stated before they were trained: over seeds 0 to 4, the mean test accuracy of every
+schedule is at most 1.0 percentage points below that of static formats at equal cost
+(`python -m experiments.schedules --task fashion-mnist --one-by-one`).
+
 Not yet measured:
 
     mor, snip, ampa, sqrt3, adapt-kummer, ldp, adaptive-loss-scale

@@ -74,7 +74,7 @@ def initial_deficit(
             )
             for name, deficit in (("control", 0), ("deficit", length))
         }
-        yield share, dict(train_pack(arms, seeds).arms)
+        yield share, dict(train_pack(arms, range(seeds)).arms)
 
 
 def probe_windows(steps: int, low: int, seeds: int) -> dict[str, Arm]:
@@ -86,7 +86,7 @@ def probe_windows(steps: int, low: int, seeds: int) -> dict[str, Arm]:
         arms[f"{share:g}"] = arm(
             steps=steps, total=total, start=start, length=length, low=low
         )
-    return dict(train_pack(arms, seeds).arms)
+    return dict(train_pack(arms, range(seeds)).arms)
 
 
 def row(name: str, found: Arm, control: Arm) -> str:

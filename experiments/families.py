@@ -24,7 +24,7 @@ FAMILIES = (
 def trained(family: str, seeds: int, settings: Sequence[str] = ()) -> dict[str, Arm]:
     """Returns what came of each arm; `settings` are as after `--set`."""
     arms = {arm: apply(load(f"{family}-{arm}"), settings) for arm in ARMS}
-    return dict(train_pack(arms, seeds).arms)
+    return dict(train_pack(arms, range(seeds)).arms)
 
 
 def row(family: str, arms: dict[str, Arm]) -> str:

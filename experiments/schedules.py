@@ -1,13 +1,19 @@
 """Every bundled schedule of a task over seeds, beside static bits at equal cost.
 
-    python -m experiments.schedules [--task digits] [--seeds 5] [--out DIR] [ARM ...]
+    python -m experiments.schedules [--task digits] [--seeds 5] [--out DIR]
+                                    [--one-by-one] [ARM ...]
 
-trains the bundled arms of a task, each with all seeds as one pack, and the static
-integers of 2 to 8 bits. It prints for each arm the test metric with its 95 %
-t-interval, the bit operations relative to float32, the changes of precision per run,
-and what static bits reach at that cost: the metric of each seed, interpolated between
-the two static arms whose costs enclose the schedule's, and the paired difference. What
-is trained already lies in DIR and is not trained again.
+trains the bundled arms of a task, each with all seeds as one pack, and static formats:
+integers of 2 to 8 bits, bfloat16 and float32. It prints for each arm the test metric
+with its 95 % t-interval, the bit operations relative to float32, the changes of
+precision per run, and what static formats reach at that cost: the metric of each seed,
+interpolated between the two static arms whose costs enclose the schedule's, and the
+paired difference. What is trained already lies in DIR and is not trained again.
+
+--one-by-one trains the seeds one after another, as suits convolutions on a CPU: in a
+pack they become grouped ones, which are several times slower. Shell variables that
+help there: JAX_COMPILATION_CACHE_DIR, and glibc's MALLOC_MMAP_THRESHOLD_ and
+MALLOC_TRIM_THRESHOLD_ of a few GiB, so that the memory of a step is kept for the next.
 """
 
 import argparse
@@ -58,23 +64,59 @@ def static(task: str, bits: int) -> Experiment:
     return apply(load(f"{task}-int8"), [f"schedule={STATIC.format(bits)}"])
 
 
-def trained(arms: Mapping[str, Experiment], seeds: int, out: Path) -> list[Trained]:
+def static_arms(task: str) -> list[dict[str, Experiment]]:
+    """Returns the static arms, by name: those of a dictionary can train together."""
+    return [
+        {f"static {bits}": static(task, bits) for bits in STATIC_BITS},
+        *({name: load(f"{task}-{name}")} for name in ("bf16", "float32")),
+    ]
+
+
+def trained(
+    arms: Mapping[str, Experiment], seeds: int, out: Path, *, one_by_one: bool
+) -> list[Trained]:
     """Returns what came of experiments that can train together.
 
-    They differ in the numbers of their schedules alone; those in `out` are read.
+    They differ in the numbers of their schedules alone; runs in `out` are read.
     """
-    paths = {name: out / f"{identity.run_id(arm)}-{seeds}.json"
-             for name, arm in arms.items()}  # fmt: skip
-    missing = {name: arm for name, arm in arms.items() if not paths[name].exists()}
-    if missing:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, arm in train_pack(missing, seeds).arms.items():
-            found = {field: getattr(arm, field).tolist() for field in Trained._fields}
-            partial = paths[name].with_suffix(".partial")
-            partial.write_text(json.dumps({"name": missing[name].name} | found))
-            partial.replace(paths[name])
-    stored = [json.loads(path.read_text()) for path in paths.values()]
-    return [Trained(*(np.asarray(s[f]) for f in Trained._fields)) for s in stored]
+    out.mkdir(parents=True, exist_ok=True)
+    packs = [[seed] for seed in range(seeds)] if one_by_one else [[*range(seeds)]]
+    for pack in packs:
+        missing = {
+            name: arm
+            for name, arm in arms.items()
+            if not all(_path(out, arm, seed).exists() for seed in pack)
+        }
+        for group in [[name] for name in missing] if one_by_one else [[*missing]]:
+            _train({name: missing[name] for name in group}, pack, out)
+    return [
+        Trained(*np.transpose([_stored(out, arm, seed) for seed in range(seeds)]))
+        for arm in arms.values()
+    ]
+
+
+def _train(arms: Mapping[str, Experiment], seeds: Sequence[int], out: Path) -> None:
+    """Trains experiments as one pack, and stores each run."""
+    if not arms:
+        return
+    for name, found in train_pack(arms, seeds).arms.items():
+        for k, seed in enumerate(seeds):
+            path = _path(out, arms[name], seed)
+            run = {field: getattr(found, field)[k].item() for field in Trained._fields}
+            partial = path.with_suffix(".partial")
+            partial.write_text(
+                json.dumps({"name": arms[name].name, "seed": seed} | run)
+            )
+            partial.replace(path)
+
+
+def _path(out: Path, arm: Experiment, seed: int) -> Path:
+    return out / f"{identity.run_id(arm)}-{seed}.json"
+
+
+def _stored(out: Path, arm: Experiment, seed: int) -> list[float]:
+    run = json.loads(_path(out, arm, seed).read_text())
+    return [run[field] for field in Trained._fields]
 
 
 def at_cost(frontier: Frontier, cost: np.ndarray) -> np.ndarray:
@@ -102,7 +144,7 @@ def row(name: str, found: Trained, frontier: Frontier, scale: float) -> str:
         return f"{mean:{sign}.2f} ± {half:.2f}"
 
     equal = at_cost(frontier, found.cost)
-    low, high = found.changes.min(), found.changes.max()
+    low, high = int(found.changes.min()), int(found.changes.max())
     cells = [
         name,
         interval(found.metric),
@@ -129,6 +171,7 @@ def main() -> None:
     parser.add_argument("--task", default="digits")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/schedules"))
+    parser.add_argument("--one-by-one", action="store_true")
     asked = parser.parse_args()
     known = arms_of(asked.task)
     if not known:
@@ -137,18 +180,25 @@ def main() -> None:
         parser.error(f"unknown arm {unknown[0]!r}; known are {', '.join(known)}")
     if asked.seeds < 2:
         parser.error("an interval needs at least 2 seeds")
-    static_arms = {f"static {bits}": static(asked.task, bits) for bits in STATIC_BITS}
-    widths = trained(static_arms, asked.seeds, asked.out)
-    frontier = frontier_of(widths)
+
+    def measured(arms: Mapping[str, Experiment]) -> list[Trained]:
+        return trained(arms, asked.seeds, asked.out, one_by_one=asked.one_by_one)
+
+    static_found = {
+        name: found
+        for group in static_arms(asked.task)
+        for name, found in zip(group, measured(group), strict=True)
+    }
+    frontier = frontier_of([*static_found.values()])
     accuracy = bool((frontier.metric <= 1).all())
     scale = 100.0 if accuracy else 1.0
     columns = ["schedule", "test metric", "bit operations", "changes",
                "static at equal cost", "difference"]  # fmt: skip
     print(" | ".join(columns))
-    for name, found in zip(static_arms, widths, strict=True):
+    for name, found in static_found.items():
         print(row(name, found, frontier, scale))
     for arm in asked.arms or known:
-        (found,) = trained({arm: load(f"{asked.task}-{arm}")}, asked.seeds, asked.out)
+        (found,) = measured({arm: load(f"{asked.task}-{arm}")})
         print(row(arm, found, frontier, scale), flush=True)
 
 

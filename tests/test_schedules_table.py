@@ -37,13 +37,14 @@ def test_an_arm_on_the_frontier_differs_by_nothing_from_it():
     assert line.endswith("+0.00 ± 0.00")
 
 
-def test_what_is_trained_is_not_trained_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_what_is_trained_is_not_trained_again(one_by_one, tmp_path, monkeypatch):
     arms = {f"static {bits}": small(bits) for bits in (3, 8)}
-    first = schedules.trained(arms, 2, tmp_path)
+    first = schedules.trained(arms, 2, tmp_path, one_by_one=one_by_one)
     ratios = [float(arm.cost[0]) for arm in first]
     for ratio, bits in zip(ratios, (3, 8), strict=True):
         assert math.isclose(ratio, (bits**2 + 16 * bits) / 3072, rel_tol=1e-6)
     monkeypatch.setattr(schedules, "train_pack", pytest.fail)
-    again = schedules.trained(arms, 2, tmp_path)
+    again = schedules.trained(arms, 2, tmp_path, one_by_one=not one_by_one)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.metric, other.metric)

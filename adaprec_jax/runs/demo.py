@@ -62,8 +62,8 @@ def demo(
             f"{', '.join(given)}."
         )
     # First, because they may be wrong.
-    own = [train_pack({name: arm}, seeds) for name, arm in more.items()]
-    packs = [*(train_pack(arms, seeds) for arms in bundled), *own]
+    own = [train_pack({name: arm}, range(seeds)) for name, arm in more.items()]
+    packs = [*(train_pack(arms, range(seeds)) for arms in bundled), *own]
     found = json.dumps(arms_as_json(packs, _BASELINE), indent=2)
     path = out / "demo.json"
     with writing(path):
@@ -96,16 +96,16 @@ def controlled() -> dict[str, Experiment]:
     return {"two thresholds": load("digits-two-threshold")}
 
 
-def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
+def train_pack(arms: Mapping[str, Experiment], seeds: Sequence[int]) -> Pack:
     """Trains all arms with all seeds together.
 
     Args:
         arms: Experiments by name, that differ in the numbers of their schedules alone.
-        seeds: Runs per arm, from seed 0 on.
+        seeds: Those of each arm's runs.
     """
     last = [*arms.values()][-1]
     built = build(last)
-    splits = [built.task.data.split(seed) for seed in range(seeds)]
+    splits = [built.task.data.split(seed) for seed in seeds]
     arrays = jax.device_put(built.task.data.arrays)
     compilations = itertools.count()
     dispatch = make_pack_dispatch(
@@ -113,7 +113,7 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
     )
     plans: list[np.ndarray] = []  # bits by step, run, layer and operand
     costs: list[np.ndarray] = []
-    count = f"{len(arms) * seeds} runs"
+    count = f"{len(arms) * len(seeds)} runs"
     with display(count, 0, last.steps) as shown:
         shown.say(f"{count} as one: {', '.join(arms)}")
 
@@ -126,7 +126,7 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
             lambda state, rows: dispatch(state, rows, arrays),
             _first_state(arms, seeds, built),
             Cadence(last.steps, last.steps_per_dispatch, last.steps, last.steps),
-            Hooks(_fetcher(splits, len(arms), last.batch_size), report),
+            Hooks(_fetcher(seeds, splits, len(arms), last.batch_size), report),
         )
     metric = _test_metric(built, ending.state, splits, arrays)
     bits, cost = np.concatenate(plans), np.concatenate(costs).mean(axis=0)
@@ -135,21 +135,19 @@ def train_pack(arms: Mapping[str, Experiment], seeds: int) -> Pack:
     layers = record.rows(built.program.table)
     found = {}
     for k, name in enumerate(arms):
-        runs = slice(k * seeds, (k + 1) * seeds)
+        runs = slice(k * len(seeds), (k + 1) * len(seeds))
         by_layer = dict(zip(layers, np.moveaxis(forward[runs], 1, 0), strict=True))
         found[name] = Arm(metric[runs], cost[runs], changes[runs], by_layer)
     return Pack(found, next(compilations))
 
 
 def _first_state(
-    arms: Mapping[str, Experiment], seeds: int, built: Built
+    arms: Mapping[str, Experiment], seeds: Sequence[int], built: Built
 ) -> TrainState:
     """Returns the state of all runs, the seeds of the first arm first."""
-    keys = jax.vmap(jax.random.key)(jnp.tile(jnp.arange(seeds), len(arms)))
+    keys = jax.vmap(jax.random.key)(jnp.tile(jnp.array(seeds), len(arms)))
     states = [
-        _schedule_state(arm, seed, built)
-        for arm in arms.values()
-        for seed in range(seeds)
+        _schedule_state(arm, seed, built) for arm in arms.values() for seed in seeds
     ]
     return init_pack(built.init, keys, states)
 
@@ -163,14 +161,14 @@ def _schedule_state(arm: Experiment, seed: int, built: Built) -> PyTree:
 
 
 def _fetcher(
-    splits: Sequence[Split], arms: int, batch: int
+    seeds: Sequence[int], splits: Sequence[Split], arms: int, batch: int
 ) -> Callable[[Int[np.ndarray, " steps"]], Int32[np.ndarray, "steps runs batch"]]:
     """Returns what names the rows of a dispatch, for each seed as `run` has them."""
 
     def fetch(numbers: Int[np.ndarray, " steps"]) -> Int32[np.ndarray, "..."]:
         rows = [
             split.train[order.indices(seed, numbers, batch, len(split.train))]
-            for seed, split in enumerate(splits)
+            for seed, split in zip(seeds, splits, strict=True)
         ]
         return np.tile(np.stack(rows, axis=1), (1, arms, 1))
 
