@@ -74,6 +74,8 @@ RATE = config.ConstantRate(peak=0.1)
         ),
         (config.Adam(learning_rate=RATE, eps=2.0), -0.1 * 2 / (2 + 2)),
         (config.AdamW(learning_rate=RATE, weight_decay=0.5), -0.1 * (1 + 0.5 * 4)),
+        # From 4 to the bound of the grid.
+        (config.WAGE(learning_rate=RATE, bits=3), 0.75 - 4),
     ],
 )
 def test_optimizers_do_what_their_settings_say(settings, update):

@@ -39,6 +39,10 @@ TRANSFORMS = {
     "fp8_lm": lambda inner: transforms.narrow_moments(inner, transforms.fp8_lm()),
     "coat": lambda inner: transforms.narrow_moments(inner, transforms.coat(4)),
     "all_reduce": lambda inner: optax.chain(transforms.narrow_all_reduce(E4M3), inner),
+    # An optimizer by itself: it undoes the sign of the one before it.
+    "wage": lambda inner: optax.chain(
+        inner, optax.scale(-1.0), transforms.wage(2.5, weight_bits=2)
+    ),
 }
 EACH = pytest.mark.parametrize("name", TRANSFORMS)
 STEPS = 10
@@ -235,13 +239,17 @@ SETTINGS = {
     "hysteresis": ['optimizer.hysteresis={"format": "float8_e4m3fn"}'],
     "averaging": ['optimizer.averaging={"start": 20, "every": 2}'],
     "communication": ['optimizer.communication={"window": 50}'],
+    "wage": [
+        'optimizer={"kind": "wage", "weight_bits": 2,'
+        ' "learning_rate": {"kind": "cosine", "peak": 2.0, "final": 0.125}}'
+    ],
 }
 SETTINGS["reset"][0] = SETTINGS["reset"][0].replace("}", ', "window": 10}')
 ALL = [
     setting
     for name, settings in SETTINGS.items()
     for setting in settings
-    if name not in ("coat", "own")
+    if name not in ("coat", "own", "wage")
 ]
 
 
@@ -261,6 +269,7 @@ def test_a_setting_puts_its_transformation_into_the_step(name):
         "hysteresis": "HysteresisState",
         "averaging": "AveragingState",
         "communication": "NarrowAllReduceState",
+        "wage": "WAGEState",
     }[name]
     assert f"{expected}(" in repr(state.inner)
 
@@ -303,6 +312,15 @@ def test_all_of_them_train_together_with_a_learning_rate_that_is_told():
         ('optimizer.hysteresis={"format": "fp8"}', "Unknown format 'fp8'"),
         ('optimizer.moments={"kind": "fp9"}', "unknown 'fp9'"),
         ('optimizer={"kind":"sgd","moments":{"kind":"coat"}}', "moments"),
+        (
+            'optimizer={"kind":"wage","bits":1,'
+            '"learning_rate":{"kind":"constant","peak":1}}',
+            "optimizer.bits should be greater than or equal to 2, got 1.",
+        ),
+        (
+            'optimizer={"kind":"wage","learning_rate":{"kind":"constant","peak":1e5}}',
+            "learning_rate.peak (100000) must not be above 2^16 units of the grid.",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_that_names_it(setting, fault):
@@ -317,6 +335,7 @@ ON_DIGITS = {
     "reset": ['optimizer.oscillation_reset={"format": "int4", "start": 100}'],
     "hysteresis": ['optimizer.hysteresis={"format": "int4"}'],
     "averaging": ['optimizer.averaging={"start": 200}', "schedule.kind=float32"],
+    "wage": SETTINGS["wage"],
 }
 
 

@@ -308,7 +308,7 @@ def make_transformation(
     experiment: Experiment,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns loss scaling around optimizer and what stands around that."""
-    inner = make_optimizer(experiment.optimizer, experiment.steps)
+    inner = make_optimizer(experiment.optimizer, experiment.steps, experiment.seed)
     inner = with_transforms(inner, experiment.optimizer, experiment.seed)
     settings = experiment.loss_scaling
     wrap = {
@@ -320,7 +320,7 @@ def make_transformation(
 
 
 def make_optimizer(
-    settings: config.Optimizer, steps: int
+    settings: config.Optimizer, steps: int, seed: int = 0
 ) -> optax.GradientTransformation:
     """Returns the optimizer behind its clip; its state tells the learning rate."""
     own = ("b1", "b2", "eps")
@@ -342,6 +342,9 @@ def make_optimizer(
                 parts.append(optax.adam(learning_rate, **fields))
             case config.AdamW(weight_decay=decay):
                 parts.append(optax.adamw(learning_rate, **fields, weight_decay=decay))
+            case config.WAGE():
+                grid = settings.model_dump(include={"bits", "weight_bits", "on_grid"})
+                parts.append(transforms.wage(learning_rate, **grid, seed=seed))
         return optax.chain(*parts)
 
     rate = make_learning_rate(settings.learning_rate, steps)

@@ -186,7 +186,7 @@ def bytes_per_parameter(experiment: Experiment) -> float:
     16.0
     """
     own = 32 if experiment.parameter_dtype == "float32" else 16
-    moments = {"sgd": 0, "momentum": 1}.get(experiment.optimizer.kind, 2)
+    moments = {"sgd": 0, "wage": 0, "momentum": 1}.get(experiment.optimizer.kind, 2)
     return bit_counts.bytes_per_parameter(
         parameter=own,
         gradient=own,

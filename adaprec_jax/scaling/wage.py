@@ -38,11 +38,12 @@ def wage(role: str) -> Recipe:
       $\alpha = \max(S(1.5 \sigma / \sqrt{6 / n}), 1)$ for the n inputs of an output
     - gradients (WAGE: errors): $S(m) \, Q(g / S(m))$ with $m = \max |g|$
 
-    With one bit Q is the sign. WAGE stores $\alpha w$, drops S(m), and has a rule for
-    the step of the optimizer that divides by the size of the gradient of a weight
-    again. That rule is no scaling and is not here, so gradients keep their size and
-    weights that of the model's own first values. A recipe has no say over gradients, so
-    that of the clip of an activation is left out.
+    With one bit Q is the sign. WAGE stores $\alpha w$, drops S(m), and divides by the
+    size of the gradient of a weight again in its rule for the step of the optimizer.
+    That rule is no scaling: it is `adaprec_jax.transforms.wage`. Beside other
+    optimizers gradients keep their size here, and weights that of the model's own first
+    values. A recipe has no say over gradients, so that of the clip of an activation is
+    left out.
 
     Source: Wu et al. 2018, "Training and Inference with Integers in Deep Neural
     Networks", arXiv:1802.04680.
@@ -81,7 +82,7 @@ def wage(role: str) -> Recipe:
             shift = power_of_two(nearest_log2(shift))
         elif use is not None:
             inputs = within_slices(x, use, axis_names)[0]
-            shift = shift / _alpha(math.prod(x.shape[a] for a in inputs), bits)
+            shift = shift / alpha(math.prod(x.shape[a] for a in inputs), bits)
         steps = (1 << (bits - 1)).astype(jnp.float32)  # 1 / sigma
         whole = jnp.clip(jnp.round(wide / shift * steps), 1.0 - steps, steps - 1.0)
         levels = jnp.where(bits == 1, jnp.sign(wide), whole / steps)
@@ -92,8 +93,18 @@ def wage(role: str) -> Recipe:
     return Recipe(no_state, round_to_levels, keep_state, per_product=role == "weight")
 
 
-def _alpha(inputs: int, bits: Array) -> Float32[Array, ""]:
-    """Returns by how much a weight with so many inputs is too small for the levels."""
+def alpha(inputs: int, bits: Array) -> Float32[Array, ""]:
+    """Returns by how much a weight with so many inputs is too small for the levels.
+
+    A power of two, at least 1; see `wage`.
+
+    Args:
+        inputs: Of an output.
+        bits: Of the levels, int32, at least 1; may be traced.
+
+    >>> print(alpha(9 * 128, jnp.int32(2)))
+    8.0
+    """
     first = math.sqrt(6 / max(inputs, 1))
     sigma = 1.0 / (1 << (bits - 1)).astype(jnp.float32)
     exponent = nearest_log2(_LIMIT * sigma / first)

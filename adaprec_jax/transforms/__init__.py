@@ -47,6 +47,7 @@ from adaprec_jax.transforms.oscillation_reset import (
     OscillationResetState,
     oscillation_reset,
 )
+from adaprec_jax.transforms.wage import WAGEState, wage, wage_steps
 
 __all__ = [
     "AveragingState",
@@ -57,6 +58,7 @@ __all__ = [
     "NarrowMomentsState",
     "OscillationResetState",
     "Reduced",
+    "WAGEState",
     "all_reduce",
     "averaged",
     "averaging",
@@ -73,4 +75,6 @@ __all__ = [
     "round_moment",
     "round_with_memory",
     "rounded_weights",
+    "wage",
+    "wage_steps",
 ]

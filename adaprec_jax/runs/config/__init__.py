@@ -96,6 +96,7 @@ from adaprec_jax.runs.config.tasks import (
 )
 from adaprec_jax.runs.config.training import (
     SGD as SGD,
+    WAGE as WAGE,
     Adam as Adam,
     AdamW as AdamW,
     Averaging as Averaging,

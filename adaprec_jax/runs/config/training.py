@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from adaprec_jax.runs.config.base import (
+    Bits,
     Count,
     Decay,
     FormatName,
@@ -236,8 +237,33 @@ class AdamW(_AdamLike):
     )
 
 
+class WAGE(_Optimizer):
+    """Whole steps on a grid, of gradients by their size, at random, arXiv:1802.04680.
+
+    The learning rate counts units of the grid: WAGE's code has 8, 1 and 1/8.
+    """
+
+    kind: Literal["wage"] = "wage"
+    bits: Bits = Field(default=8, description="of the grid")
+    weight_bits: Bits | None = Field(
+        default=None, description="of weights scaled by wage, whose alpha it divides by"
+    )
+    on_grid: bool = Field(
+        default=True, description="keep the weights on the grid and within its bound"
+    )
+
+    @model_validator(mode="after")
+    def _rate_is_within_the_grid(self) -> "WAGE":
+        if self.learning_rate.peak > 2**16:
+            raise ValueError(
+                f"learning_rate.peak ({self.learning_rate.peak:g}) must not be above "
+                "2^16 units of the grid."
+            )
+        return self
+
+
 Optimizer: TypeAlias = Annotated[
-    SGD | Momentum | Adam | AdamW, Field(discriminator="kind")
+    SGD | Momentum | Adam | AdamW | WAGE, Field(discriminator="kind")
 ]
 
 
