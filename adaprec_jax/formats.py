@@ -34,6 +34,7 @@ SATURATE, INFINITY, NAN = 0, 1, 2
 # Encoding of a float's special codes -> what overflow becomes; see `floating`.
 _ENCODINGS = {"ieee": INFINITY, "fn": NAN, "fnuz": NAN, "finite": SATURATE}
 
+LARGEST_FLOAT32 = np.finfo(np.float32).max
 WIDEST_INTEGER = 24  # whose magnitudes float32's significand holds
 _WIDEST_NAMED_INTEGER = 16
 _HEAD = (

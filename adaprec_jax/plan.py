@@ -69,8 +69,7 @@ def fill(contraction: Contraction, entry: Entry) -> Entry:
     """
     left, right = contraction.roles
     if isinstance(entry, SharedPrecision):
-        shared = {"activation": entry.activation, "weight": entry.weight}
-        filled = SharedPrecision(shared[left], shared[right], entry.gradient)
+        filled = by_slot(contraction, entry)
     else:
         forward = entry.forward._asdict()
         backward = {
@@ -83,6 +82,19 @@ def fill(contraction: Contraction, entry: Entry) -> Entry:
             Wgrad(entry.wgrad.gradient, backward[left]),
         )
     return fit_entry(filled, contraction)
+
+
+def by_slot(contraction: Contraction, entry: SharedPrecision) -> SharedPrecision:
+    """Returns for each operand the format of the role of what stands there.
+
+    >>> from adaprec_jax.testing import table
+    >>> entry = integers(4, 8)._replace(activation=formats.get("int6"))
+    >>> [formats.describe(by_slot(c, entry).weight) for c in table().contractions]
+    ['int4', 'int6', 'int4']
+    """
+    left, right = contraction.roles
+    shared = {"activation": entry.activation, "weight": entry.weight}
+    return SharedPrecision(shared[left], shared[right], entry.gradient)
 
 
 def uniform(table: Table, entry: Entry) -> Plan:

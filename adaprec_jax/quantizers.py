@@ -23,7 +23,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
 
-from adaprec_jax.formats import NAN, SATURATE, Format, PowerOfTwo
+from adaprec_jax.formats import LARGEST_FLOAT32, NAN, SATURATE, Format, PowerOfTwo
 from adaprec_jax.random_bits import random_bits
 
 _ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "stochastic")
@@ -36,7 +36,6 @@ _INFINITY_BITS = 0x7F800000
 _NAN_BITS = 0x7FC00000
 _SIGN_BIT = -(2**31)
 _SMALLEST_SCALE_BITS = 0x00400000  # 2^-127
-_LARGEST_FLOAT32 = np.finfo(np.float32).max
 # The sum of this and a number just below a tie does not round up to the next whole
 # number, as the sum with 0.5 may; that with the tie does.
 _BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
@@ -257,7 +256,7 @@ def _bounded(
     bound = jnp.where(bits < 0, below, _bits_of(fmt.max_value))
     if overflow == "saturate":
         # No float32 lies beyond float32's own bound: that one cuts no infinity.
-        special = jnp.where(fmt.max_value == _LARGEST_FLOAT32, _INFINITY_BITS, 0)
+        special = jnp.where(fmt.max_value == LARGEST_FLOAT32, _INFINITY_BITS, 0)
     else:
         special = jnp.where(fmt.overflow == NAN, _NAN_BITS, _INFINITY_BITS)
         special = jnp.where(fmt.overflow == SATURATE, 0, special)

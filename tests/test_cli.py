@@ -80,6 +80,19 @@ def test_show_as_json_holds_a_config_that_can_be_run(adaprec, tmp_path):
     assert set(json.loads(out)["sources"].values()) == {"file"}
 
 
+def test_a_note_stands_below_what_is_shown_and_before_a_run(adaprec, trained):
+    short = ["digits-cpt", "--set", 'schedule={"kind":"deficit","length":0}']
+    note = "schedule.length is 0: there is no deficit."
+    code, out, err = adaprec("show", *short)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"note: {note}"
+    _, out, _ = adaprec("show", *short, "--json")
+    assert json.loads(out)["notes"] == [note]
+    code, out, err = adaprec("run", *short, "--json")
+    assert (code, err) == (0, f"note: {note}\n")
+    assert json.loads(out)["state"] == "done"
+
+
 def test_formats_lists_every_format_with_range_and_spacing(adaprec):
     code, out, _ = adaprec("formats")
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[2:]}
@@ -110,13 +123,13 @@ def test_formats_lists_every_format_with_range_and_spacing(adaprec):
         ),
         (
             ["run", "digits-cpt", "--set", "steps=0", "--set", "batch_size=0"],
-            ["steps should be greater", "batch_size should be greater"],
+            ["steps should be at least 1", "batch_size should be at least 1"],
         ),
         (
             ["run", "digits-cpt", "--seed", "1", "--set", "seed=2"],
             ["seed is set twice"],
         ),
-        (["run", "digits-cpt", "--seed", "-1"], ["seed should be greater than"]),
+        (["run", "digits-cpt", "--seed", "-1"], ["seed should be at least 0"]),
         (["run", "digits-cpt", "--out", "/dev/null/x"], ["Cannot write /dev/null/x: "]),
         (["demo", "--out", "/dev/null/x"], ["Cannot write /dev/null/x: "]),
         (["resume", "digits"], ["'digits' means no runs in runs; there are none."]),

@@ -105,6 +105,7 @@ def test_an_unknown_kind_is_one_sentence(adaprec, given, meant):
     assert (code, out) == (2, "")
     assert err.startswith(f"adaprec: Unknown schedule kind '{given}'; {meant}")
     assert len(err.splitlines()) == 1
+    assert all(kind in err for kind in kinds.models())
 
 
 def test_what_is_allowed_is_what_settings_accept():

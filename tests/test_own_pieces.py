@@ -177,7 +177,7 @@ def test_the_source_is_a_part_of_the_runs_id(package: Path):
     ("factory", "arguments", "fault"),
     [
         ("by_gradient_norm", "{}", "low: Missing required argument"),
-        ("by_gradient_norm", '{"low":"x","high":8}', "should be a valid integer"),
+        ("by_gradient_norm", '{"low":"x","high":8}', "low should be an integer"),
         ("nothing", "{}", "own_pieces:nothing must return a Schedule, got int."),
         ("forgetful", "{}", "The plan has no entry for the contractions"),
         ("unsound", "{}", "must be finite"),

@@ -50,6 +50,7 @@ def test_a_gain_must_be_above_the_threshold():
         ({2: FLAT}, {"window": 4}, "two windows of 4 steps.*got 6 steps at 2 bits"),
         ({2: FLAT}, {"window": 0}, "window=0"),
         ({2: FLAT}, {"window": 2, "threshold": np.nan}, "threshold=nan"),
+        ({2: FLAT}, {"window": 2, "threshold": -0.1}, "threshold=-0.1"),
     ],
 )
 def test_what_cannot_be_tested_is_named(metrics, settings, fault):
@@ -64,7 +65,8 @@ def test_what_cannot_be_tested_is_named(metrics, settings, fault):
         (Widths(min_bits=6, max_bits=5), "got 6 and 5."),
         (Widths(gradient_bits=32), "2 to 16 gradient bits, got 32."),
         (Widths(window=201), "a window of 201 and 400 steps."),
-        (Widths(threshold=float("nan")), "must be finite, got nan."),
+        (Widths(threshold=float("nan")), "a finite number from 0 on, got nan."),
+        (Widths(threshold=-0.1), "a finite number from 0 on, got -0.1."),
         (Widths(steps=10**8), "at most 10000000 steps in all, got 100000000 for each"),
         (Widths(steps=205), "steps (1435) must be a multiple of steps_per_dispatch"),
     ],

@@ -202,7 +202,7 @@ def test_it_keeps_the_contract():
 
 def test_statistics_that_do_not_answer_are_refused():
     schedule = qem(epoch=4)
-    with pytest.raises(ValueError, match="asks about the formats"):
+    with pytest.raises(ValueError, match="did not gather"):
         schedule.update(
             jnp.int32(0), empty(Table((), ())), schedule.init(Table((), ()))
         )

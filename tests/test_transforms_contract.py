@@ -315,7 +315,7 @@ def test_all_of_them_train_together_with_a_learning_rate_that_is_told():
         (
             'optimizer={"kind":"wage","bits":1,'
             '"learning_rate":{"kind":"constant","peak":1}}',
-            "optimizer.bits should be greater than or equal to 2, got 1.",
+            "optimizer.bits should be at least 2, got 1.",
         ),
         (
             'optimizer={"kind":"wage","learning_rate":{"kind":"constant","peak":1e5}}',

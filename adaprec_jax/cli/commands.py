@@ -23,6 +23,7 @@ from adaprec_jax.runs import (
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.runs.load import load
+from adaprec_jax.runs.notes import notes
 from adaprec_jax.runs.store import Outcome
 from adaprec_jax.runs.widths import Widths, rising
 
@@ -104,6 +105,8 @@ def run(
     _tell_if_over(directory, as_json=as_json)
     store.check_free(directory)
     store.check_writable(out)
+    for note in notes(experiment):
+        typer.echo(f"note: {note}", err=True)
     from adaprec_jax.runs.run import run as train
 
     _tell(directory, train(experiment, out=out), as_json=as_json)
@@ -148,10 +151,18 @@ def show(
     sources = overrides.sources(given, experiment, assignments)
     tree = experiment.model_dump(mode="json")
     if as_json:
-        shown = {"run_id": run_id, **costs, "config": tree, "sources": sources}
+        shown = {
+            "run_id": run_id,
+            **costs,
+            "config": tree,
+            "sources": sources,
+            "notes": notes(experiment),
+        }
         _print_json(shown)
     else:
         tables.show(run_id, costs, overrides.leaves(tree), sources)
+        for note in notes(experiment):
+            typer.echo(f"note: {note}")
 
 
 @app.command("range-test")

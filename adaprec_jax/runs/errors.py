@@ -14,8 +14,13 @@ class InputError(ValueError):
         return "\n".join(map(str, self.args))
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str], *, name_all: bool = False) -> str:
     """Returns the end of a sentence that says which word may have been meant.
+
+    Args:
+        word: What was given.
+        known: All words that mean something.
+        name_all: Whether to name all of them beside a near one.
 
     >>> suggest("stepz", ["seed", "steps"])
     "did you mean 'steps'?"
@@ -24,7 +29,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
+    names = ", ".join(known)
+    if not close:
+        return f"known are {names}."
+    meant = f"did you mean {close[0]!r}?"
+    return f"{meant} Known are {names}." if name_all else meant
 
 
 @contextlib.contextmanager

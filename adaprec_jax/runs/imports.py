@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
 
 from adaprec_jax.runs.config.base import Imported
 from adaprec_jax.runs.errors import InputError, suggest
+from adaprec_jax.runs.wording import about
 
 _Kind = TypeVar("_Kind")
 
@@ -60,7 +61,7 @@ def make(kind: type[_Kind], piece: Imported, **offered: Any) -> _Kind:
             made = factory(**wanted | dict(arguments))
         except ValidationError as error:
             faults = [
-                f"{target}: {'.'.join(map(str, each['loc']))}: {each['msg']}, "
+                f"{target}: {about('.'.join(map(str, each['loc'])), each)}, "
                 f"got {each['input']!r:.60}."
                 for each in error.errors()
             ]

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from adaprec_jax.runs.config import Experiment, Schedule
 from adaprec_jax.runs.config.base import Settings
-from adaprec_jax.runs.config.precision import Loop
+from adaprec_jax.runs.config.schedules import Loop
 from adaprec_jax.runs.errors import InputError, suggest
 
 _ENDLESS = 1e9  # a bound that only keeps numbers within their type
@@ -82,7 +82,8 @@ def find(kind: str) -> tuple[Kind, tuple[Setting, ...]]:
     """
     known = models()
     if kind not in known:
-        raise InputError(f"Unknown schedule kind {kind!r}; {suggest(kind, known)}")
+        meant = suggest(kind, known, name_all=True)
+        raise InputError(f"Unknown schedule kind {kind!r}; {meant}")
     return _described(known[kind]), tuple(_settings(known[kind]))
 
 

@@ -30,6 +30,7 @@ from adaprec_jax.runs.environment import Environment
 from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.runs.load import from_json
 from adaprec_jax.runs.overrides import leaves
+from adaprec_jax.runs.wording import about
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
 METRICS, CHECKPOINTS, LOG = "metrics.jsonl", "checkpoints", "log.txt"
@@ -318,8 +319,7 @@ def _read(path: Path, kind: type[_Kind]) -> _Kind:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        reason = f"{where}: {first['msg']}" if where else first["msg"]
-        raise InputError(f"{path} is damaged: {reason}.") from error
+        raise InputError(f"{path} is damaged: {about(where, first)}.") from error
 
 
 def _write(path: Path, tree: Any) -> None:

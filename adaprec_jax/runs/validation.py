@@ -1,14 +1,15 @@
 """From JSON to an experiment, or one sentence for each thing that is wrong with it."""
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError, suggest
+from adaprec_jax.runs.wording import about
 
 
 def validate(tree: Any) -> Experiment:
@@ -46,7 +47,7 @@ def faults(error: ValidationError, tree: Any = None) -> Iterator[str]:
             continue  # A consequence, such as a list without its wrong items.
         model, path = _place(detail["loc"], tree)
         prefix = path or ("" if error.title == "Experiment" else error.title)
-        yield from _sentences(dict(detail), prefix, model)
+        yield from _sentences(detail, prefix, model)
 
 
 def model_of(annotation: Any, data: Any) -> type[BaseModel] | None:
@@ -103,7 +104,7 @@ def _inside(tree: Any, part: int | str) -> Any:
 
 
 def _sentences(
-    detail: dict[str, Any], path: str, model: type[BaseModel] | None
+    detail: ErrorDetails, path: str, model: type[BaseModel] | None
 ) -> Iterator[str]:
     context, given = detail.get("ctx", {}), detail["input"]
     match detail["type"]:
@@ -119,8 +120,6 @@ def _sentences(
             yield f"{path}.kind: unknown {context['tag']!r}; {known}"
         case "union_tag_not_found":
             yield f"{path}.kind is missing."
-        case "literal_error":
-            yield f"{path} should be {context['expected']}, got {given!r}."
         case "value_error":
             # A rule between fields begins with the field's name.
             join = ": " if not isinstance(given, dict | BaseModel) else "."
@@ -128,8 +127,6 @@ def _sentences(
                 yield f"{path}{join}{line}" if path else line
         case "json_invalid":
             yield f"A text is not Unicode: {context['error']}."
-        case "model_type" | "model_attributes_type":
-            yield f"{path or 'A config'} should be an object, got {given!r}."
         case _:
-            reason = re.sub(r"^\w+ (?=should)", "", detail["msg"])
-            yield f"{path} {reason}, got {given!r}."
+            given = list(given) if isinstance(given, tuple) else given
+            yield f"{about(path or 'A config', detail)}, got {given!r}."

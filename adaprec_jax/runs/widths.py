@@ -62,8 +62,10 @@ def rising(experiment: Experiment, widths: Widths) -> Experiment:
             f"A range test takes at most {_MOST_STEPS} steps in all, got "
             f"{widths.steps} for each of {len(tried)} widths."
         )
-    if not abs(widths.threshold) < float("inf"):
-        faults.append(f"The threshold must be finite, got {widths.threshold}.")
+    if not 0 <= widths.threshold < float("inf"):
+        faults.append(
+            f"The threshold must be a finite number from 0 on, got {widths.threshold}."
+        )
     if faults:
         raise InputError(*faults)
     formats = [

@@ -3,13 +3,12 @@
 import functools
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
 from adaprec_jax import formats
-from adaprec_jax.formats import Format
+from adaprec_jax.formats import LARGEST_FLOAT32, Format
 from adaprec_jax.quantizers import quantize
 from adaprec_jax.scaling.blocks import WITHIN, Blocks, check_size
 from adaprec_jax.scaling.hadamard import rotated
@@ -23,7 +22,6 @@ from adaprec_jax.scaling.recipe import Quantizer, Recipe, Use, keep_state, no_st
 
 _SCALE_FORMAT = formats.get("float8_e4m3fn")
 _CHOICES = {"none": 448.0, "mse": 256.0, "mae": 256.0}
-_LARGEST_FLOAT32 = np.finfo(np.float32).max
 
 
 @functools.cache
@@ -131,7 +129,7 @@ def _scales(
     of_block = lax.optimization_barrier(of_block)
     scale = jnp.where(of_block == 0, 1.0, of_block) * decode
     scale = lax.optimization_barrier(scale)
-    multiplier = jnp.minimum(1.0 / scale, _LARGEST_FLOAT32)
+    multiplier = jnp.minimum(1.0 / scale, LARGEST_FLOAT32)
     return jnp.where(of_block == 0, 0.0, multiplier), scale
 
 

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32
 
-from adaprec_jax.formats import SATURATE, Format
+from adaprec_jax.formats import LARGEST_FLOAT32, SATURATE, Format
 from adaprec_jax.quantizers import quantize
 from adaprec_jax.scaling.powers import LARGEST, ceil_log2_ratio, power_of_two
 from adaprec_jax.scaling.recipe import (
@@ -20,8 +19,6 @@ from adaprec_jax.scaling.recipe import (
     no_state,
     shape_of_scale,
 )
-
-_LARGEST_FLOAT32 = np.finfo(np.float32).max
 
 
 class DelayedState(NamedTuple):
@@ -312,7 +309,7 @@ def rounder_of(rounding: str, quantizer: Quantizer | None = None) -> Quantizer:
     if rounding != "nearest_even":
         raise ValueError(f"rounding ({rounding}) has no effect beside a quantizer.")
     return lambda x, fmt, key: jnp.where(
-        fmt.max_value == _LARGEST_FLOAT32, x, quantizer(x, fmt, key)
+        fmt.max_value == LARGEST_FLOAT32, x, quantizer(x, fmt, key)
     )
 
 

@@ -10,6 +10,7 @@ from adaprec_jax.contractions.statistics import Stats
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.contractions.weights import Weights
 from adaprec_jax.precision import Entry, Plan
+from adaprec_jax.schedules.by_layer import vectors
 from adaprec_jax.schedules.levels import Levels, choose, levels
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
 
@@ -185,8 +186,7 @@ def _ended(
     window: Window, contraction: Contraction, threshold: Float32[Array, ""]
 ) -> Window:
     """Returns what a complete window leads to; one not finite leads to nothing."""
-    inner = tuple(range(len(contraction.axes), window.gradient.ndim))
-    norm = jnp.sqrt(jnp.sum(jnp.square(window.gradient), inner))
+    norm = jnp.sqrt(jnp.sum(jnp.square(vectors(window.gradient, contraction)), -1))
     change = jnp.abs(window.norm - norm) / window.norm
     known = jnp.isfinite(norm)
     critical = (window.norm == 0) | (change >= threshold)

@@ -1,6 +1,5 @@
 """Bits of a layer's weights by how many grid steps its gradient is long."""
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.contractions.weights import Weight, Weights
 from adaprec_jax.plan import fill, integers
 from adaprec_jax.precision import Plan, SharedPrecision
+from adaprec_jax.schedules.by_layer import vectors
 from adaprec_jax.schedules.grid import log_step
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
 
@@ -191,12 +191,11 @@ def _observe(step: Int32[Array, ""], weights: Weights, state: APTState) -> APTSt
     )
 
 
-def _look(weight: Weight, contraction: Contraction, layer: Layer, band: Band) -> Layer:
+def _look(weight: Weight, c: Contraction, layer: Layer, band: Band) -> Layer:
     """Returns the decision after one look; what is not known leaves it as it was."""
-    inner = tuple(range(len(contraction.axes), weight.value.ndim))
-    size = math.prod(weight.value.shape[axis] for axis in inner)
-    largest = jnp.max(jnp.abs(weight.value), inner, initial=0.0)
-    mean = jnp.sum(jnp.abs(weight.gradient), inner) / size
+    value, gradient = vectors(weight.value, c), vectors(weight.gradient, c)
+    largest = jnp.max(jnp.abs(value), -1, initial=0.0)
+    mean = jnp.mean(jnp.abs(gradient), -1)
     average = band.decay * layer.gradient + (1 - band.decay) * mean
     average = jnp.where(jnp.isnan(layer.gradient), mean, average)
     steps = jnp.ldexp(average, -log_step(largest, layer.bits))

@@ -75,12 +75,18 @@ def gathered(
     }
     missing = [path for path, value in found.items() if value is None]
     if missing:
-        raise ValueError(
-            f"The schedule reads {field} of {f'{fmt} in ' if fmt else ''}the {role} of "
-            f"{missing}, which the step did not gather: give its `value_and_grad` the "
-            "Watch that the schedule's `reads` says."
+        raise not_gathered(
+            f"{field} of {f'{fmt} in ' if fmt else ''}the {role} of {missing}"
         )
     return end_to_end(table, found)
+
+
+def not_gathered(what: str) -> ValueError:
+    """Returns the error that a step did not gather what the schedule reads."""
+    return ValueError(
+        f"The schedule reads {what}, which the step did not gather: give its "
+        "`value_and_grad` the Watch that the schedule's `reads` says."
+    )
 
 
 def vectors(x: Float[Array, "..."], c: Contraction) -> Float[Array, "*axes n"]:

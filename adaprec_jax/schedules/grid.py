@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
+from adaprec_jax.scaling.powers import ceil_log2_ratio
+
 
 def log_step(
     largest: Float32[Array, "*axes"], bits: Int32[Array, "*axes"]
@@ -16,6 +18,4 @@ def log_step(
     0
     """
     bound = (1 << (bits - 1)) - 1
-    # From the bits of the number: a logarithm may miss a power of two.
-    fraction, exponent = jnp.frexp(largest / bound.astype(jnp.float32))
-    return exponent - (fraction == 0.5).astype(jnp.int32)
+    return ceil_log2_ratio(largest, bound.astype(jnp.float32))

@@ -9,6 +9,7 @@ from adaprec_jax.contractions.statistics import Stats
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.contractions.weights import Weight, Weights
 from adaprec_jax.precision import Entry, Plan
+from adaprec_jax.schedules.by_layer import vectors
 from adaprec_jax.schedules.levels import Levels, choose, levels
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
 
@@ -182,9 +183,9 @@ def _followed(
     age: Age, weight: Weight, contraction: Contraction, rule: Settling
 ) -> Age:
     """Returns what is known after a look; a ratio not finite is left out."""
-    inner = tuple(range(len(contraction.axes), weight.value.ndim))
     update, value = (
-        jnp.sqrt(jnp.sum(jnp.square(x), inner)) for x in (weight.update, weight.value)
+        jnp.sqrt(jnp.sum(jnp.square(vectors(x, contraction)), -1))
+        for x in (weight.update, weight.value)
     )
     now = update / value
     ratio = rule.decay * age.ratio + (1 - rule.decay) * now

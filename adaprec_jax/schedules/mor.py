@@ -1,6 +1,5 @@
 """Few bits for a tensor as long as rounding to them errs little, more otherwise."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -9,9 +8,10 @@ from jaxtyping import Array, Bool, Float32, Int32
 from adaprec_jax.contractions.fitting import fit_entry
 from adaprec_jax.contractions.statistics import ROLES, Stats, TensorStats, Watch
 from adaprec_jax.contractions.table import Contraction, Table
-from adaprec_jax.formats import Format, describe
-from adaprec_jax.plan import describe_entry
+from adaprec_jax.formats import describe
+from adaprec_jax.plan import by_slot, describe_entry
 from adaprec_jax.precision import Plan, SharedPrecision
+from adaprec_jax.schedules.by_layer import not_gathered
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
 
 
@@ -128,10 +128,10 @@ def mor(
         due = stats.finite & (step % state.every == 0)
         plan, tensors = {}, {}
         for c in state.scope.table.contractions:
-            formats = _by_slot(c, low), _by_slot(c, high)
+            lows, highs = by_slot(c, low)._asdict(), by_slot(c, high)._asdict()
             found = {
                 role: _decide(
-                    _error(stats, describe(formats[0][role]), c.name, role),
+                    _error(stats, describe(lows[role]), c.name, role),
                     due,
                     state.tensors[c.name][role],
                     state.threshold,
@@ -139,8 +139,7 @@ def mor(
                 for role in ROLES
             }
             chosen = {
-                role: select(found[role].low, formats[0][role], formats[1][role])
-                for role in ROLES
+                role: select(found[role].low, lows[role], highs[role]) for role in ROLES
             }
             plan[c.name] = fit_entry(SharedPrecision(**chosen), c)
             tensors[c.name] = found
@@ -172,19 +171,8 @@ def _error(stats: Stats, fmt: str, path: str, role: str) -> Float32[Array, "*axe
     sums = stats.what_if.get(fmt, {}).get(path, {}).get(role, TensorStats())
     noise, squares = sums.noise_squares, sums.sum_squares
     if noise is None or squares is None:
-        raise ValueError(
-            f"The schedule reads the error of {fmt} in the {role} of {path!r}, which "
-            "the step did not gather: give its `value_and_grad` the Watch that the "
-            "schedule's `reads` says."
-        )
+        raise not_gathered(f"the error of {fmt} in the {role} of {path!r}")
     return jnp.sqrt(noise / squares)
-
-
-def _by_slot(c: Contraction, entry: SharedPrecision) -> Mapping[str, Format]:
-    """Returns the format of each operand: that of the role of what stands there."""
-    of = entry._asdict()
-    left, right = c.roles
-    return {"activation": of[left], "weight": of[right], "gradient": entry.gradient}
 
 
 def _signals(state: MixtureState) -> Signals:

@@ -13,6 +13,7 @@ from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.contractions.weights import Weights
 from adaprec_jax.plan import integers, uniform
 from adaprec_jax.precision import Plan, SharedPrecision
+from adaprec_jax.schedules.by_layer import vectors
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
 
 
@@ -252,7 +253,7 @@ def _diversity(sums: GradientSums, contraction: Contraction) -> Float32[Array, "
 def _squared_norm(
     x: Float32[Array, "..."], contraction: Contraction
 ) -> Float32[Array, "*axes"]:
-    return jnp.sum(jnp.square(x), tuple(range(len(contraction.axes), x.ndim)))
+    return jnp.sum(jnp.square(vectors(x, contraction)), -1)
 
 
 def _mean(diversities: Sequence[Float32[Array, "..."]]) -> Float32[Array, ""]:

@@ -9,6 +9,7 @@ from adaprec_jax import formats
 from adaprec_jax.contractions.statistics import ROLES, Stats, TensorStats, Watch
 from adaprec_jax.contractions.table import Table
 from adaprec_jax.precision import Plan, SharedPrecision
+from adaprec_jax.schedules.by_layer import not_gathered
 from adaprec_jax.schedules.grid import log_step
 from adaprec_jax.schedules.schedule import Schedule, Scope, Signals, select
 from adaprec_jax.stats import amax, mean_abs, mean_abs_rounded
@@ -205,10 +206,7 @@ def _update(
     looks = stats.finite & (step % state.rule.every == 0)
     missing = [name for name in _ASKED.values() if name not in stats.what_if]
     if missing:
-        raise ValueError(
-            f"The schedule asks about the formats {missing}, about which the step "
-            "gathered nothing: give its `value_and_grad` the schedule's `reads`."
-        )
+        raise not_gathered(f"what rounding to {missing} does")
     tensors = {
         path: {
             role: _check(

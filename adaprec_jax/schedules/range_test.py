@@ -49,21 +49,21 @@ def range_test(
     Args:
         metrics: By bits, the training metric of each step at that width; larger is
             better, as accuracy is, so turn the sign of a loss.
-        threshold: Gain that counts as progress, in units of the metric.
+        threshold: Gain that counts as progress, in units of the metric, at least 0.
         window: Steps over which the metric is averaged, at least 1.
 
     Raises:
         ValueError: No width was tried, a width has fewer than two windows, `window` is
-            below 1 or `threshold` is not finite.
+            below 1 or `threshold` is negative or not finite.
 
     >>> stuck, learns = [0.1, 0.1, 0.1, 0.1], [0.1, 0.1, 0.2, 0.4]
     >>> range_test({2: stuck, 3: learns}, threshold=0.01, window=2).min_bits
     3
     """
-    if window < 1 or not np.isfinite(threshold):
+    if window < 1 or not 0 <= threshold < np.inf:
         raise ValueError(
-            "Expected a window of at least 1 step and a finite threshold, got "
-            f"{window=}, {threshold=}."
+            "Expected a window of at least 1 step and a finite threshold of at least "
+            f"0, got {window=}, {threshold=}."
         )
     if not metrics:
         raise ValueError("Expected the metric of at least one width, got none.")

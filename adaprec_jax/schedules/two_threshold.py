@@ -17,6 +17,7 @@ from adaprec_jax.contractions.statistics import (
 from adaprec_jax.contractions.table import Contraction, Table
 from adaprec_jax.plan import fill, integers
 from adaprec_jax.precision import Plan
+from adaprec_jax.schedules.by_layer import not_gathered
 from adaprec_jax.schedules.schedule import Schedule, Scope
 from adaprec_jax.stats import underflow_fraction
 
@@ -218,9 +219,5 @@ def _sums(
     tensors = stats.tensors[contraction.name]
     missing = [role for role in roles if role not in tensors]
     if missing:
-        raise ValueError(
-            f"The schedule reads the statistics of {missing} of {contraction.name!r}, "
-            "which the step did not gather: give its `value_and_grad` a Watch of the "
-            "signal and of these roles."
-        )
+        raise not_gathered(f"the statistics of {missing} of {contraction.name!r}")
     return [tensors[role] for role in roles]

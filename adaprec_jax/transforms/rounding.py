@@ -10,18 +10,15 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Int, PyTree
 
-from adaprec_jax.formats import Format
+from adaprec_jax.formats import LARGEST_FLOAT32, Format
 from adaprec_jax.scaling import Recipe, Use, largest_magnitude
 
 # A hyperparameter: a number, or what optax.inject_hyperparams makes of it.
 Number: TypeAlias = float | int | Float[Array, ""] | Int[Array, ""]
 Whole: TypeAlias = int | Int[Array, ""]
-
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 def round_tensor(
@@ -96,7 +93,7 @@ def unscaled(
     >>> print(unscaled(jnp.float32(448), jnp.float32(2.0**120)))
     3.4028235e+38
     """
-    product = jnp.clip(rounded * scale, -_LARGEST, _LARGEST)
+    product = jnp.clip(rounded * scale, -LARGEST_FLOAT32, LARGEST_FLOAT32)
     # Not times 1: XLA may flush float32's subnormals in a product.
     return jnp.where(scale == 1.0, rounded, product)
 

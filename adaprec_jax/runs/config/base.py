@@ -22,6 +22,15 @@ def _known_format(name: str) -> str:
     return name
 
 
+def _name_of_a_folder(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise ValueError(
+            "it must begin with a letter or digit and be at most 64 letters, digits, "
+            f"dots, underscores and hyphens, got {text!r}."
+        )
+    return text
+
+
 def _import_target(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
         raise ValueError(f"it must be package.module:factory, got {text!r}.")
@@ -39,9 +48,7 @@ Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 LossScale: TypeAlias = Annotated[float, Field(ge=2.0**-126, le=2.0**126)]
 # A folder bears the name, so it holds no separator and does not begin with a dot.
-Name: TypeAlias = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
-]
+Name: TypeAlias = Annotated[str, AfterValidator(_name_of_a_folder)]
 FormatName: TypeAlias = Annotated[str, AfterValidator(_known_format)]
 FloatDtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Rounding: TypeAlias = Literal[

@@ -16,7 +16,8 @@ from adaprec_jax.runs.config.base import (
     Statistic,
     Steps,
 )
-from adaprec_jax.runs.config.precision import (
+from adaprec_jax.runs.config.recipes import Scaling, StoredActivations
+from adaprec_jax.runs.config.schedules import (
     CPT,
     Cyclic,
     Deficit,
@@ -24,10 +25,8 @@ from adaprec_jax.runs.config.precision import (
     LateSwitch,
     PerLayer,
     Piecewise,
-    Scaling,
     Schedule,
     ShuffledCPT,
-    StoredActivations,
     Warmup,
 )
 from adaprec_jax.runs.config.tasks import Model, Task

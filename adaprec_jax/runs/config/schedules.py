@@ -1,4 +1,4 @@
-"""In which precision it is trained: formats, their schedule, scaling recipes."""
+"""Schedules: in which formats is trained, by step, layer and what is measured."""
 
 import math
 from itertools import pairwise
@@ -6,6 +6,8 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from adaprec_jax import formats
+from adaprec_jax.runs import format_names
 from adaprec_jax.runs.config.base import (
     Bits,
     Count,
@@ -16,74 +18,26 @@ from adaprec_jax.runs.config.base import (
     NotNegative,
     Positive,
     Role,
-    Rounding,
     Seed,
     Settings,
 )
-
-WordBits: TypeAlias = Annotated[int, Field(ge=1, le=24)]
-
-
-class SharedFormats(Settings):
-    """Formats of a contraction whose products share one rounded copy per tensor."""
-
-    kind: Literal["shared"] = "shared"
-    activation: FormatName = "float32"
-    weight: FormatName = "float32"
-    gradient: FormatName = "float32"
-
-
-class ForwardFormats(Settings):
-    """Formats of the operands of the forward product."""
-
-    activation: FormatName = "float32"
-    weight: FormatName = "float32"
-
-
-class DgradFormats(Settings):
-    """Formats of the operands of the activation's gradient."""
-
-    gradient: FormatName = "float32"
-    weight: FormatName = "float32"
-
-
-class WgradFormats(Settings):
-    """Formats of the operands of the weight's gradient."""
-
-    gradient: FormatName = "float32"
-    activation: FormatName = "float32"
-
-
-class SeparateFormats(Settings):
-    """Formats of a contraction, separately for each operand of each product."""
-
-    kind: Literal["separate"] = "separate"
-    forward: ForwardFormats = ForwardFormats()
-    dgrad: DgradFormats = DgradFormats()
-    wgrad: WgradFormats = WgradFormats()
-
-
-Formats: TypeAlias = Annotated[
-    SharedFormats | SeparateFormats, Field(discriminator="kind")
-]
-
+from adaprec_jax.runs.config.formats import (
+    BFLOAT16,
+    FLOAT4,
+    FLOAT8,
+    INT3,
+    INT4,
+    INT6,
+    INT8,
+    Formats,
+    SharedFormats,
+)
 
 # Whether a schedule depends on the step alone, or on what is measured in training;
 # "either": its parts or its target decide.
 Loop: TypeAlias = Literal["open", "closed", "either"]
-BFLOAT16 = SharedFormats(activation="bfloat16", weight="bfloat16", gradient="bfloat16")
-INT3, INT4, INT6, INT8 = (
-    SharedFormats(activation=name, weight=name, gradient="int8")
-    for name in ("int3", "int4", "int6", "int8")
-)
-
+WordBits: TypeAlias = Annotated[int, Field(ge=1, le=24)]
 _Steps: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
-FLOAT4 = SharedFormats(
-    activation="float4_e2m1fn", weight="float4_e2m1fn", gradient="float4_e2m1fn"
-)
-FLOAT8 = SharedFormats(
-    activation="float8_e4m3fn", weight="float8_e4m3fn", gradient="float8_e4m3fn"
-)
 
 
 class Float32(Settings):
@@ -304,6 +258,11 @@ class TwoThreshold(_IntegerBits):
             )
         if self.low >= self.high:
             raise ValueError(f"low ({self.low}) must be below high ({self.high}).")
+        if (self.low, self.high) == (0, 1):
+            raise ValueError(
+                "low (0) and high (1) are the ends of a share, so that no signal is "
+                "below the one or above the other."
+            )
         return self
 
 
@@ -322,6 +281,12 @@ class MoR(Settings):
     )
     every: Count = Field(default=10, description="steps between looks")
 
+    @model_validator(mode="after")
+    def _low_is_not_wider(self) -> "MoR":
+        for role in ("activation", "weight", "gradient"):
+            _check_not_wider(getattr(self.low, role), getattr(self.high, role), role)
+        return self
+
 
 class Snip(Settings):
     """A share of all products in a low format: those that lose the least by it.
@@ -337,6 +302,11 @@ class Snip(Settings):
         default=0.75, description="of the multiply-accumulates, at least, in low"
     )
     every: Count = Field(default=100, description="steps between solutions")
+
+    @model_validator(mode="after")
+    def _low_is_not_wider(self) -> "Snip":
+        _check_not_wider(self.low, self.high)
+        return self
 
 
 class AMPA(_IntegerBits):
@@ -775,169 +745,18 @@ def _check_bounds(min_bits: int, max_bits: int) -> None:
         )
 
 
+def _check_not_wider(low: str, high: str, role: str = "") -> None:
+    """Refuses a low format of more bits, which nobody can want where it errs less."""
+    bits = [int(formats.bits(format_names.parse(name))) for name in (low, high)]
+    if bits[0] > bits[1]:
+        of = f".{role}" if role else ""
+        raise ValueError(
+            f"low{of} ({low}) must not have more bits than high{of} ({high})."
+        )
+
+
 def _check_alike(*formats: Formats) -> None:
     """Refuses formats of both kinds, which no one schedule can choose between."""
     kinds = [choice.kind for choice in formats]
     if len(set(kinds)) > 1:
         raise ValueError(f"kind must be the same in all precisions, got {kinds}.")
-
-
-class _Rounding(Settings):
-    rounding: Rounding = "nearest_even"
-    quantizer: Imported | None = Field(
-        default=None, description="of one's own, in the place of rounding"
-    )
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> "_Rounding":
-        if self.quantizer and self.rounding != "nearest_even":
-            raise ValueError(
-                f"rounding ({self.rounding}) has no effect beside a quantizer."
-            )
-        return self
-
-
-class NoScaling(_Rounding):
-    """Rounds to the format's own range."""
-
-    kind: Literal["none"] = "none"
-
-
-class CurrentScaling(_Rounding):
-    """Scales a tensor by its present largest magnitude."""
-
-    kind: Literal["current"] = "current"
-    power_of_two: bool = Field(default=True, description="round the scale up to 2^k")
-
-
-class DelayedScaling(_Rounding):
-    """Scales a tensor by its largest magnitude of the last steps."""
-
-    kind: Literal["delayed"] = "delayed"
-    history: Count = Field(default=1024, description="steps that are remembered")
-    margin: int = Field(
-        default=0, ge=-64, le=64, description="powers of two left free above"
-    )
-    amax: Literal["max", "most_recent"] = Field(
-        default="max", description="which of the history sets the scale"
-    )
-
-
-class PerChannelScaling(_Rounding):
-    """Scales each channel (or row) by its present largest magnitude."""
-
-    kind: Literal["per_channel"] = "per_channel"
-    power_of_two: bool = Field(default=True, description="round the scale up to 2^k")
-
-
-class BlockScaling(_Rounding):
-    """Scales each block along what a product sums over, arXiv:2412.19437."""
-
-    kind: Literal["block"] = "block"
-    size: Count = Field(default=128, description="elements along a side of a block")
-    square: bool = Field(default=False, description="whether blocks have two sides")
-    power_of_two: bool = Field(default=True, description="round the scale up to 2^k")
-
-
-class MXScaling(_Rounding):
-    """Microscaling: a power of two for each block, arXiv:2506.08027."""
-
-    kind: Literal["mx"] = "mx"
-    size: Count = Field(default=32, description="elements of a block")
-    shared_exponent: Literal["floor", "up"] = Field(
-        default="floor", description="floor: of OCP, may saturate; up: never does"
-    )
-    square: bool = Field(default=False, description="whether blocks have two sides")
-
-
-class NVFP4Scaling(_Rounding):
-    """A scale in E4M3 for each block and one for the tensor, arXiv:2509.25149."""
-
-    kind: Literal["nvfp4"] = "nvfp4"
-    size: Count = Field(default=16, description="elements along a side of a block")
-    square: bool = Field(default=False, description="whether blocks have two sides")
-    hadamard: bool = Field(
-        default=False, description="rotate for the weight's gradient"
-    )
-    four_over_six: Literal["none", "mse", "mae"] = Field(
-        default="none", description="error by which a block ends at 4 or 6"
-    )
-
-
-Level: TypeAlias = Literal["nearest_even", "stochastic"]
-Per: TypeAlias = Literal["tensor", "slice"]
-_PER = "with its own range: the whole, or each example or output"
-
-
-class SBMScaling(Settings):
-    """2^bits levels from end to end of a tensor: Banner et al. 2018, CPT, FracTrain."""
-
-    kind: Literal["sbm"] = "sbm"
-    per: Per = Field(default="tensor", description=_PER)
-    rounding: Level = "nearest_even"
-
-
-class DoReFaScaling(Settings):
-    """2^bits levels from -1 to 1, or 0 to 1, by role: DoReFa-Net, arXiv:1606.06160."""
-
-    kind: Literal["dorefa"] = "dorefa"
-
-
-class WAGEScaling(Settings):
-    """Multiples of 2^(1-bits) between -1 and 1, by role: WAGE, arXiv:1802.04680."""
-
-    kind: Literal["wage"] = "wage"
-
-
-class SWALPScaling(Settings):
-    """Integers with the exponent of the largest magnitude: SWALP, arXiv:1904.11943."""
-
-    kind: Literal["swalp"] = "swalp"
-    per: Per = Field(default="tensor", description=_PER)
-    rounding: Rounding = "stochastic"
-
-
-class MuPPETScaling(Settings):
-    """The finest power-of-two step that holds both ends: MuPPET, arXiv:2006.09049."""
-
-    kind: Literal["muppet"] = "muppet"
-    rounding: Rounding = "stochastic"
-
-
-Recipe: TypeAlias = Annotated[
-    NoScaling
-    | CurrentScaling
-    | DelayedScaling
-    | PerChannelScaling
-    | BlockScaling
-    | MXScaling
-    | NVFP4Scaling
-    | SBMScaling
-    | DoReFaScaling
-    | WAGEScaling
-    | SWALPScaling
-    | MuPPETScaling
-    | Imported,
-    Field(discriminator="kind"),
-]
-
-
-class Scaling(Settings):
-    """How tensors are brought into the range of their format, by role."""
-
-    activation: Recipe = CurrentScaling()
-    weight: Recipe = CurrentScaling()
-    gradient: Recipe = CurrentScaling()
-
-
-class StoredActivations(Settings):
-    """How contractions keep their activations for the backward pass."""
-
-    format: FormatName = Field(description="they are rounded to")
-    recipe: Recipe = CurrentScaling()
-
-    @model_validator(mode="after")
-    def _without_state(self) -> "StoredActivations":
-        if self.recipe.kind == "delayed":
-            raise ValueError("recipe must be one without a state, got delayed.")
-        return self
