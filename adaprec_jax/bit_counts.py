@@ -3,11 +3,14 @@
 `adaprec_jax.schedules` and `adaprec_jax.cost` have these functions, too.
 """
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64, Int, Int32
+
+from adaprec_jax import formats
+from adaprec_jax.formats import Format
 
 # Of each step, or one number for all.
 Bits: TypeAlias = int | Sequence[int] | Int[np.ndarray, "steps"]
@@ -16,6 +19,7 @@ Bits: TypeAlias = int | Sequence[int] | Int[np.ndarray, "steps"]
 CYCLIC = ("CPT", "CR", "CT", "LR", "LT", "ER", "ETH", "ETV", "RR", "RTH", "RTV")
 PRODUCTS = 3  # forward, dgrad, wgrad
 FLOAT32 = 32**2
+_NUMBER = 32  # bits of a scale, an exponent, a centre
 
 
 def cyclic_bits(
@@ -166,22 +170,68 @@ def gbitops(ratio: float, macs: int) -> float:
     return ratio * PRODUCTS * FLOAT32 * macs / 1e9
 
 
-def bytes_per_parameter(**bits: int) -> float:
+class Stored(NamedTuple):
+    """How something is kept for each parameter.
+
+    Attributes:
+        fmt: Its format.
+        group: Neighbours that share a scale; None is the whole tensor.
+        expand: Whether a group has an exponent and a centre beside its scale, as
+            COAT's (arXiv:2410.19313) have.
+    """
+
+    fmt: Format
+    group: int | None = None
+    expand: bool = False
+
+
+def bytes_per_parameter(**kept: int | float | Format | Mapping[str, Any]) -> float:
     """Returns the bytes that training keeps of each parameter.
 
-    Each keyword names something that is kept and says of how many bits. The metric of
-    FP8-LM (arXiv:2310.18313), which has 6 where 16 are usual. What is kept once per
-    tensor, such as a scale, is left out.
+    The metric of FP8-LM (arXiv:2310.18313), which has 6 where 16 are usual. Each
+    keyword names something that is kept. A format takes its bits, and each group of a
+    `Stored` its numbers: a float32 scale, and where the range is expanded two more, for
+    exponent and centre. What is kept once per tensor, such as a scale, is left out.
 
     Args:
-        bits: Of the weights, the gradient, the moments, the master copy, ...
+        kept: Weights, gradient, master copy, moments, ...: each a number of bits, a
+            format, or, as `adaprec_jax.transforms.narrow_moments` takes it, a mapping
+            from names to how each is stored: a `Stored`, or a `Moment` of those
+            transformations.
 
     Raises:
-        ValueError: One of them is negative.
+        ValueError: One of them is negative, or none of these.
 
+    >>> from adaprec_jax import transforms
     >>> bytes_per_parameter(weight=16, gradient=16, moments=32 + 32, master=32)
     16.0
+    >>> fp8, half = formats.get("float8_e4m3fn"), formats.get("float16")
+    >>> bytes_per_parameter(gradient=fp8, master=half, moments=transforms.fp8_lm())
+    6.0
     """
-    if negative := {name: b for name, b in bits.items() if b < 0}:
-        raise ValueError(f"Expected bits of at least 0, got {negative}.")
-    return sum(bits.values()) / 8
+    return sum((_bits_kept(name, each) for name, each in kept.items()), 0.0) / 8
+
+
+def _bits_kept(name: str, kept: Any) -> float:
+    match kept:
+        case Format():
+            return float(formats.bits(kept))
+        case Mapping():
+            return sum((_bits_stored(name, each) for each in kept.values()), 0.0)
+        case int() | float() if kept >= 0:
+            return float(kept)
+    raise ValueError(
+        "Expected bits of at least 0, a format, or a mapping to how each is stored, "
+        f"got {kept!r} for {name!r}."
+    )
+
+
+def _bits_stored(name: str, stored: Any) -> float:
+    if not isinstance(getattr(stored, "fmt", None), Format):
+        raise ValueError(
+            f"Expected a Stored or a Moment in the mapping {name!r}, got {stored!r}."
+        )
+    bits = float(formats.bits(stored.fmt))
+    if stored.group is None:
+        return bits
+    return bits + (3 if stored.expand else 1) * _NUMBER / stored.group

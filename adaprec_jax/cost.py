@@ -14,6 +14,7 @@ from jaxtyping import Array, Float32
 from adaprec_jax.bit_counts import (
     FLOAT32,
     PRODUCTS,
+    Stored,
     bitops_ratio,
     bytes_per_parameter,
     effective_gbitops,
@@ -24,6 +25,7 @@ from adaprec_jax.formats import bits
 from adaprec_jax.precision import Plan, Precision, separate
 
 __all__ = [
+    "Stored",
     "bitops_ratio",
     "bytes_per_parameter",
     "effective_gbitops",

@@ -234,6 +234,7 @@ HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "scipy", "sklearn", "ml_dtyp
     ("arguments", "code"),
     [
         (["show", "digits-two-threshold", "--json"], 0),
+        (["configs"], 0),
         (["formats"], 0),
         (["schedules"], 0),
         (["schedules", "per_layer", "--json"], 0),

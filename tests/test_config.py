@@ -1,6 +1,7 @@
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -9,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from adaprec_jax import formats, loss_scaling, scaling, schedules
+from adaprec_jax.cli import main
 from adaprec_jax.contractions import statistics
 from adaprec_jax.runs import config, format_names, identity, overrides
 from adaprec_jax.runs.config import Experiment, base
@@ -413,14 +415,35 @@ def config(arm):
 
 @pytest.mark.parametrize(
     ("end", "name", "rate"),
-    [("", "mine-slow", 0.1), (":slow", "mine-slow", 0.1), (":fast", "mine-fast", 0.5)],
+    [(":slow", "mine-slow", 0.1), (":fast", "mine-fast", 0.5)],
 )
-def test_a_file_has_arms_and_the_first_is_the_default(tmp_path, end, name, rate):
+def test_a_file_has_arms_that_are_named_behind_it(tmp_path, end, name, rate):
     path = tmp_path / "mine.py"
     path.write_text(ARMS)
     experiment = load(f"{path}{end}")
     assert experiment.name == name
     assert experiment.optimizer.learning_rate == config.ConstantRate(peak=rate)
+
+
+def test_an_only_arm_need_not_be_named(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(ARMS.replace('("slow", "fast")', '("fast",)'))
+    assert load(str(path)) == load(f"{path}:fast")
+
+
+@pytest.mark.parametrize("verb", ["run", "show", "plot", "range-test"])
+def test_of_several_arms_none_is_taken_for_another(verb, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text(ARMS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["adaprec", verb, "mine.py"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert said.err == (
+        "adaprec: mine.py has 2 arms; name one: mine.py:slow or mine.py:fast.\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 
 @pytest.mark.parametrize(
@@ -465,7 +488,44 @@ def test_an_unknown_arm_of_a_bundled_config_is_told_all_that_there_are(name, mea
     [sentence] = refused.value.args
     *most, last = (repr(f"shakespeare-{arm}") for arm in meant)
     names = f"{', '.join(most)} or {last}" if most else last
-    assert sentence == f"Unknown config {name!r}; did you mean {names}?"
+    assert sentence == (
+        f"Unknown config {name!r}; did you mean {names}? `adaprec configs` lists all."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("digits-acordion", ["digits-accordion"]),
+        ("digits", []),
+        ("quite-another", []),
+    ],
+)
+def test_an_unknown_config_does_not_name_them_all(name, meant):
+    with pytest.raises(InputError) as refused:
+        load(name)
+    [sentence] = refused.value.args
+    assert sentence.startswith(f"Unknown config {name!r}; ")
+    assert sentence.endswith("`adaprec configs` lists all.")
+    assert len(sentence) < 200
+    assert all(repr(each) in sentence for each in meant)
+
+
+def test_the_bundled_configs_are_listed_by_task(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["adaprec", "configs"])
+    with pytest.raises(SystemExit):
+        main()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["config", "task", "model", "precision"]
+    rows = {line.split()[0]: line.split(maxsplit=3) for line in lines}
+    assert sorted(rows) == sorted(bundled())
+    tasks = [row[1] for row in rows.values()]
+    assert tasks == sorted(tasks)
+    assert {"digits", "fashion_mnist", "function", "shakespeare"} <= set(tasks)
+    assert rows["vit-int8"][1:] == ["digits", "vit", "int8"]
+    assert rows["digits-cpt"][3] == "int3 to int8 in 6 cycles"
+    assert rows["digits-warmup"][3].startswith("bfloat16; activation int4, weight")
+    assert rows["shakespeare-nvfp4"][3].endswith("; nvfp4 scaling")
 
 
 def test_a_bundled_arm_is_called_by_file_and_arm():

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from adaprec_jax import formats
+from adaprec_jax import formats, transforms
 from adaprec_jax.contractions.table import Contraction, Table, macs_shares
 from adaprec_jax.cost import (
+    Stored,
     bitops_ratio,
     bytes_per_parameter,
     effective_gbitops,
@@ -186,8 +187,32 @@ def test_bytes_per_parameter_are_those_of_fp8_lm():
     usual = bytes_per_parameter(weight=16, gradient=16, moments=32 + 32, master=32)
     fp8_lm = bytes_per_parameter(gradient=8, moments=8 + 16, master=16)
     assert (usual, fp8_lm) == (16, 6)
-    with pytest.raises(ValueError, match=r"at least 0, got {'gradient': -8}"):
-        bytes_per_parameter(weight=8, gradient=-8)
+    fp8, half = formats.get("float8_e4m3fn"), formats.get("float16")
+    moments = transforms.fp8_lm()
+    assert bytes_per_parameter(gradient=fp8, master=half, moments=moments) == 6
+
+
+def test_bytes_per_parameter_count_the_numbers_of_each_group():
+    # COAT: twice 8 bits, and a scale, an exponent and a centre of 4 bytes for 128.
+    coat = 2 * (1 + 3 * 4 / 128)
+    assert bytes_per_parameter(master=32, moments=transforms.coat()) == 4 + coat
+    assert bytes_per_parameter(moments=transforms.coat(16)) == 2 * (1 + 12 / 16)
+    # A scale alone for 64, and none for the whole tensor.
+    int4 = formats.get("int4")
+    moments = {"mu": Stored(int4, 64), "nu": Stored(int4)}
+    assert bytes_per_parameter(moments=moments) == (0.5 + 4 / 64) + 0.5
+
+
+@pytest.mark.parametrize(
+    ("kept", "fault"),
+    [
+        (-8, "at least 0, a format, or a mapping to how each is stored, got -8"),
+        ({"mu": 8}, "a Stored or a Moment in the mapping 'gradient', got 8"),
+    ],
+)
+def test_what_is_kept_in_no_known_way_is_told(kept, fault):
+    with pytest.raises(ValueError, match=fault):
+        bytes_per_parameter(weight=8, gradient=kept)
 
 
 def test_a_product_is_narrow_if_both_operands_are():

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from adaprec_jax import plan as plans, stats
+from adaprec_jax import cost, plan as plans, stats
 from adaprec_jax.cli import main
 from adaprec_jax.runs import overrides
-from adaprec_jax.runs.build import build
+from adaprec_jax.runs.build import build, make_moments
 from adaprec_jax.runs.config import LateSwitch
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.expected import (
@@ -91,6 +91,11 @@ def test_the_cost_of_a_config_is_known_before_it_runs(name, settings, cost):
             "digits-adaptive-loss-scale",
             "float16 gradients, scaled by up to 1024 for each layer",
         ),
+        ("digits-pfq", "int4, int6, int8, each when the loss of 20 steps levels off"),
+        (
+            "digits-muppet",
+            "int12, int14, int16, float32, as the diversity of gradients falls",
+        ),
         ("digits-mor", "float8_e4m3fn where it errs by at most 0.03, else bfloat16"),
     ],
 )
@@ -139,29 +144,68 @@ def test_the_shares_of_narrow_products_are_known_before_it_runs(
         assert found == (share if share is None else pytest.approx(share))
 
 
+HYSTERESIS = 'optimizer.hysteresis={"format": "int8"}'
+RESETS = 'optimizer.oscillation_reset={"format": "int8", "start": 0}'
+AVERAGING = 'optimizer.averaging={"start": 0}'
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "expected"),
     [
-        [],
-        ["optimizer.kind=sgd"],
-        ["optimizer.kind=momentum"],
-        ["optimizer.kind=adamw", "parameter_dtype=bfloat16"],
+        ([], 4 + 4 + 2 * 4),
+        (["optimizer.kind=sgd"], 4 + 4),
+        (["optimizer.kind=momentum"], 4 + 4 + 4),
+        (
+            ["optimizer.kind=adamw", "parameter_dtype=bfloat16"],
+            2 + 2 + 2 * 4 + 4,  # and the master
+        ),
+        ([AVERAGING], 16 + 4),
+        ([HYSTERESIS], 16 + 4 + 4),  # master and last rounded value
+        ([HYSTERESIS, "parameter_dtype=bfloat16"], 2 + 2 + 2 * 4 + 4 + 4 + 4),
+        ([RESETS], 16 + 4 + 4),
+        ([RESETS, HYSTERESIS, AVERAGING, "optimizer.kind=sgd"], 8 + 8 + 8 + 4),
     ],
 )
-def test_bytes_per_parameter_are_those_of_the_state(settings):
+def test_bytes_per_parameter_are_those_of_the_state(settings, expected):
     tiny = ["task.kind=teacher", "task.size=64", "model.hidden=[4]", "batch_size=8"]
     experiment = overrides.apply(load("digits-cpt"), [*tiny, *settings])
     with jax.numpy_dtype_promotion("standard"):  # as Flax widens to the inputs
         built = build(experiment)
         state = jax.eval_shape(built.init, built.key)
-    size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
     kept = [
         leaf.size * leaf.dtype.itemsize
         for leaf in jax.tree.leaves((state.params, state.params, state.opt_state))
-        if leaf.ndim
-    ]  # parameters, gradients like them, moments and master; no counters
-    per_parameter = sum(kept) / size(state.params)
-    assert bytes_per_parameter(experiment) == per_parameter
+        if leaf.ndim >= 2
+    ]  # matrices: parameters, gradients like them, and what the optimizer keeps
+    matrices = [leaf.size for leaf in jax.tree.leaves(state.params) if leaf.ndim >= 2]
+    assert sum(kept) / sum(matrices) == expected
+    assert bytes_per_parameter(experiment) == expected
+
+
+OWN = {
+    "kind": "own",
+    "first": {"format": "int4", "group": 32},
+    "second": {"format": "float<5,2>", "group": 64, "expand": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("moments", "expected"),
+    [
+        ({"kind": "fp8_lm"}, 1 + 2),
+        # A scale, an exponent and a centre, 4 bytes each, for a group.
+        ({"kind": "coat"}, 2 * (1 + 12 / 128)),
+        ({"kind": "coat", "group": 16}, 2 * (1 + 12 / 16)),
+        ({"kind": "own"}, 4 + 4),  # float32, unless it is said
+        (OWN, (0.5 + 4 / 32) + (1 + 12 / 64)),
+    ],
+)
+def test_narrow_moments_count_by_the_formats_that_they_are_stored_in(moments, expected):
+    settings = [f"optimizer.moments={json.dumps(moments)}"]
+    experiment = overrides.apply(load("digits-int8"), settings)
+    assert bytes_per_parameter(experiment) == 4 + 4 + expected
+    made = make_moments(experiment.optimizer.moments)
+    assert cost.bytes_per_parameter(moments=made) == expected
 
 
 WSD = json.dumps({"kind": "warmup_stable_decay", "peak": 2e-3, "decay_steps": 150})

@@ -53,8 +53,9 @@ def labels(axes: Axes) -> list[str]:
 def test_bits_are_a_line_that_changes_where_they_do():
     bits, rate, cost = figure([course([3, 5, 8], starts=[0, 4, 10])]).axes
     np.testing.assert_array_equal(written_out(bits, 0), [3] * 4 + [5] * 6 + [8] * 10)
-    np.testing.assert_array_equal(written_out(bits, 1), [8] * STEPS)
-    assert labels(bits) == ["activation, weight", "gradient"]
+    assert len(bits.lines) == 1
+    assert labels(bits) == ["activation, weight"]
+    assert bits.get_title(loc="left") == "x (gradient 8 bits)"
     np.testing.assert_array_equal(rate.lines[0].get_ydata()[:STEPS],
                                   np.linspace(2e-3, 1e-3, STEPS))  # fmt: skip
     expected = np.array([0.03] * 4 + [0.05] * 6 + [0.08] * 10)
@@ -104,7 +105,7 @@ def test_courses_are_overlaid_where_their_layers_agree_and_stacked_where_not():
         course([[4, 6]], name="d"),
     ])  # fmt: skip
     lines, *_ = drawn.axes
-    assert labels(lines) == ["a", "c"]
+    assert labels(lines) == ["a (gradient 8 bits)", "c"]
     assert [each.axes.get_title(loc="left")[0] for each in meshes(drawn)] == ["b", "d"]
     cost = drawn.axes[4]
     assert [label[0] for label in labels(cost)] == ["a", "b", "c", "d"]
@@ -123,9 +124,45 @@ def test_lines_upon_each_other_can_all_be_seen():
 
 
 def test_ten_courses_have_ten_looks():
-    bits, *_ = figure([course([k], name=f"c{k}") for k in range(2, 12)]).axes
-    looks = [(line.get_color(), line.get_linestyle()) for line in bits.lines]
+    *_, cost = figure([course([k], name=f"c{k}") for k in range(2, 12)]).axes
+    looks = [(line.get_color(), line.get_linestyle()) for line in cost.lines]
     assert len(set(looks)) == 10
+    assert labels(cost) == [f"c{k}: mean {k / 100:.4f}" for k in range(2, 12)]
+
+
+def test_more_than_three_courses_have_a_panel_each():
+    moving = course([4, 16], gradient=np.array([[8], [16]]), name="d")
+    all_eight = course([8], name="b")
+    given = [course([3, 5], name="a"), all_eight, course([2], name="c"), moving]
+    *panels, rate, cost = figure(given).axes
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "a (gradient 8 bits)", "b", "c (gradient 8 bits)", "d",
+    ]  # fmt: skip
+    assert [labels(axes) for axes in panels] == [
+        ["activation, weight"], ["all operands"], ["activation, weight"],
+        ["activation, weight", "gradient"],
+    ]  # fmt: skip
+    np.testing.assert_array_equal(written_out(panels[0], 0), [3] + [5] * (STEPS - 1))
+    np.testing.assert_array_equal(written_out(panels[3], 1), [8] + [16] * (STEPS - 1))
+    assert len({axes.get_ylim() for axes in panels}) == 1  # heights can be compared
+    assert {each.get_xlim() for each in (*panels, rate, cost)} == {(0, STEPS)}
+    colours = [axes.lines[0].get_color() for axes in panels]
+    assert colours == [line.get_color() for line in cost.lines]
+    three = figure(given[:3]).axes
+    assert labels(three[0]) == ["a (gradient 8 bits)", "b", "c (gradient 8 bits)"]
+    assert len(three) == 3
+
+
+def test_a_learning_rate_that_never_changes_is_a_note():
+    steady = [
+        course([k], name=f"c{k}")._replace(rates=np.full(STEPS, 2e-3)) for k in (3, 5)
+    ]
+    _, cost = figure(steady).axes
+    assert cost.get_xlabel() == "step (learning rate 0.002)"
+    other = steady[1]._replace(rates=np.full(STEPS, 1e-3))
+    _, rate, cost = figure([steady[0], other]).axes
+    assert [line.get_ydata()[0] for line in rate.lines] == [2e-3, 1e-3]
+    assert cost.get_xlabel() == "step"
 
 
 def test_gradients_that_move_are_drawn_beside_others_too():
@@ -163,13 +200,14 @@ def test_the_mean_cost_counts_each_step_once():
     assert mean_cost(course([4])._replace(cost=None)) is None
 
 
-def test_a_cost_that_was_not_counted_and_no_learning_rate_leave_panels_empty():
+def test_a_cost_that_was_not_counted_and_no_learning_rate_are_not_drawn():
     nothing = np.zeros(0)
     bare = course([4])._replace(
         cost=None, rate_steps=nothing.astype(int), rates=nothing
     )
-    _, rate, cost = figure([bare]).axes
-    assert len(rate.lines) == len(cost.lines) == 0
+    _, cost = figure([bare]).axes
+    assert len(cost.lines) == 0
+    assert cost.get_xlabel() == "step"
 
 
 @pytest.mark.parametrize(("layers", "changes"), [(1, 1), (200, 300), (200, 1)])

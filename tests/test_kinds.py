@@ -1,12 +1,16 @@
+import inspect
 import json
+import subprocess
 import sys
 from typing import Annotated, ClassVar, Literal, get_args
 
 import pytest
 from pydantic import Field, ValidationError
 
+from adaprec_jax import schedules
 from adaprec_jax.cli import main
 from adaprec_jax.runs import kinds
+from adaprec_jax.runs.about import about
 from adaprec_jax.runs.config import (
     CPT,
     ImportedSchedule,
@@ -94,6 +98,54 @@ def test_a_kind_as_json_holds_its_settings(adaprec):
     of = {each.name: each.allowed for each in kinds.find("late_switch")[1]}
     assert of["fraction"] == "number above 0 below 1"
     assert of["high"] == "settings of kind separate or shared"
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_what_is_said_of_a_kind_is_what_its_function_says(model):
+    kind = model.model_fields["kind"].default
+    if kind in ("float32", "shuffled_cpt", "per_layer", "import"):
+        assert about(kind) == {}  # made of other schedules, or of none
+        return
+    said = " ".join((inspect.getdoc(getattr(schedules, kind)) or "").split())
+    titles = "Decides", "Signal", "Costs", "Source", "Against"
+    told = " ".join(f"{title}: {text}" for title, text in about(kind).items())
+    assert tuple(about(kind)) == titles
+    assert f" {told} Args: " in said
+
+
+def test_a_kind_is_printed_with_what_is_said_of_it_above_its_settings(
+    adaprec, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "60")
+    code, out, _ = adaprec("schedules", "late-switch")  # a dash will do
+    lines = out.splitlines()
+    assert code == 0
+    places = [lines.index(title) for title in about("late_switch")]
+    head = next(k for k, line in enumerate(lines) if line.startswith("setting "))
+    assert places == sorted(places)
+    assert len(places) == 5
+    assert places[-1] < head
+    assert max(map(len, lines[places[0] : head])) <= 60
+    against = " ".join(" ".join(lines[places[-1] + 1 : head]).split())
+    assert against.startswith("The gain hangs on the decay of the learning rate. In")
+    assert against.endswith("one model of 12 billion parameters.")
+    shown = json.loads(adaprec("schedules", "late-switch", "--json")[1])
+    assert shown["kind"] == "late_switch"
+    assert shown["about"]["Signal"] == "The step alone."
+
+
+def test_a_kind_is_told_of_without_jax():
+    program = (
+        "import sys; sys.argv = ['adaprec', 'schedules', 'pfq']\n"
+        "from adaprec_jax.cli import main\n"
+        "try: main()\n"
+        "finally: print('jax' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert "\nAgainst\n" in done.stdout
+    assert done.stdout.endswith("\nFalse\n")
 
 
 @pytest.mark.parametrize(

@@ -64,3 +64,43 @@ def test_a_rule_that_matches_nothing_is_one_sentence():
     experiment = overrides.apply(load("shakespeare-fp8"), [f"schedule={wrong}"])
     with pytest.raises(InputError, match=r"The rule 'block/\*\*' matches none"):
         listing(experiment)
+
+
+def test_the_cost_of_rules_by_layer_is_known_with_the_layers(capsys, monkeypatch):
+    int8 = {"kind": "shared", "activation": "int8", "weight": "int8"}
+    schedule = {
+        "kind": "per_layer",
+        "rules": [{"pattern": "last", "schedule": {"kind": "float32"}}],
+        "default": {"kind": "warmup", "warmup_steps": 150, "low": int8},
+    }
+    settings = ["--set", f"schedule={json.dumps(schedule)}"]
+    said = []
+    for options in ([], ["--contractions"], ["--contractions", "--json"]):
+        arguments = ["adaprec", "show", "digits-int8", *settings, *options]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit):
+            main()
+        said.append(capsys.readouterr().out)
+    plain, listed, tree = said
+    known = "\ncost known after `adaprec show --contractions` or `adaprec plot` "
+    assert known in plain
+    [first, last] = [c["macs"] for c in json.loads(tree)["contractions"]]
+    # bfloat16 at first, for 150 of 600 steps; then 8 by 8, and 8 by 32 twice.
+    narrow = (150 * 16**2 + 450 * (8 * 8 + 2 * 8 * 32) / 3) / 600
+    expected = (first * narrow / 32**2 + last) / (first + last)
+    assert json.loads(tree)["cost"] == pytest.approx(expected, rel=1e-5)
+    macs = 600 * (first + last)
+    gbitops = json.loads(tree)["gbitops"]
+    assert gbitops == pytest.approx(expected * 3 * 32**2 * macs / 1e9, rel=1e-5)
+    assert f"\ncost {expected:.4g} (bit operations; float32 is 1)" in listed
+
+
+def test_a_listing_says_nothing_of_a_cost_that_is_measured(capsys, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["adaprec", "show", "digits-pfq", "--contractions"]
+    )
+    with pytest.raises(SystemExit):
+        main()
+    listed = capsys.readouterr().out
+    assert "\ncost" not in listed
+    assert "  later int4, int6, int8, each when the loss" in listed  # int3 is at first

@@ -43,7 +43,7 @@ def adaprec(folder: Path, environment: dict[str, str], *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    adaprec(folder, environment, "run", f"{PACKAGE / 'circle.py'}")
+    adaprec(folder, environment, "run", f"{PACKAGE / 'circle.py'}:task")
     return only_run(folder)
 
 
@@ -74,7 +74,7 @@ def test_the_sink_was_shown_what_the_store_holds(undisturbed: Path):
 def test_the_distribution_is_a_part_of_the_id(environment):
     script = (
         "from adaprec_jax.runs import identity, load\n"
-        f"own = identity.deciding(load.load({str(PACKAGE / 'circle.py')!r}))\n"
+        f"own = identity.deciding(load.load({str(PACKAGE / 'circle.py:task')!r}))\n"
         "print(own['imports']['somebodys.schedule:by_loss'])"
     )
     done = subprocess.run(
@@ -97,8 +97,8 @@ def test_a_data_set_alone_and_other_seeds(environment, tmp_path: Path):
 
 def test_a_killed_run_goes_on_to_the_same_end(environment, undisturbed, tmp_path: Path):
     process = subprocess.Popen(
-        [*COMMAND, "run", f"{PACKAGE / 'circle.py'}"], cwd=tmp_path, env=environment,
-        stderr=subprocess.DEVNULL,
+        [*COMMAND, "run", f"{PACKAGE / 'circle.py'}:task"],
+        cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     wait_for_a_checkpoint(tmp_path, process)
     process.send_signal(signal.SIGKILL)

@@ -308,7 +308,8 @@ def test_plot_takes_settings_of_configs(adaprec, tmp_path):
         ),
         (
             ["digit-cpt"],
-            ["Unknown config 'digit-cpt'; did you mean 'digits-cpt'?",
+            ["Unknown config 'digit-cpt'; did you mean 'digits-cpt'? `adaprec configs` "
+             "lists all.",
              "'digit-cpt' means no runs in runs; there are none."],
         ),
         (["no.py"], ["Cannot read no.py: No such file or directory."]),

@@ -20,6 +20,8 @@ from adaprec_jax.runs import (
     overrides,
     store,
 )
+from adaprec_jax.runs.about import about
+from adaprec_jax.runs.catalogue import catalogue
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.runs.load import load
@@ -31,7 +33,7 @@ if TYPE_CHECKING:  # It imports matplotlib.
     from adaprec_jax.report.figure import Course
 
 Config: TypeAlias = Annotated[
-    str, typer.Argument(help="A Python or JSON file, or the name of a bundled config.")
+    str, typer.Argument(help="A Python or JSON file, or a name of `adaprec configs`.")
 ]
 Settings: TypeAlias = Annotated[
     list[str] | None,
@@ -160,7 +162,8 @@ def show(
         }
         _print_json(shown)
     else:
-        tables.show(run_id, costs, overrides.leaves(tree), sources)
+        unknown = _unknown(experiment)
+        tables.show(run_id, costs, unknown, overrides.leaves(tree), sources)
         for note in notes(experiment):
             typer.echo(f"note: {note}")
 
@@ -231,6 +234,16 @@ def plot(
     typer.echo(str(out))
 
 
+@app.command("configs")
+def list_configs(*, as_json: AsJson = False) -> None:
+    """List every bundled config with its task, its model and its formats."""
+    found = catalogue()
+    if as_json:
+        _print_json([each._asdict() for each in found])
+    else:
+        tables.configs(found)
+
+
 @app.command("formats")
 def list_formats(*, as_json: AsJson = False) -> None:
     """List every number format with its range and spacing."""
@@ -244,12 +257,12 @@ def list_formats(*, as_json: AsJson = False) -> None:
 @app.command("schedules")
 def list_schedules(
     kind: Annotated[
-        str | None, typer.Argument(help="Print the settings of this one.")
+        str | None, typer.Argument(help="Tell of this one, and print its settings.")
     ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
-    """List every schedule that a config can name, or the settings of one."""
+    """List every schedule that a config can name, or say what one does."""
     if kind is None:
         found = kinds.kinds()
         if as_json:
@@ -258,11 +271,12 @@ def list_schedules(
             tables.kinds(found)
         return
     described, settings = kinds.find(kind)
+    said = about(described.kind)
     if as_json:
         listed = [each._asdict() for each in settings]
-        _print_json({**described._asdict(), "settings": listed})
+        _print_json({**described._asdict(), "about": said, "settings": listed})
     else:
-        tables.kind(described, settings)
+        tables.kind(described, said, settings)
 
 
 @new.command("schedule")
@@ -325,12 +339,23 @@ def _course(meant: Experiment | Path) -> "Course":
     return foreseen(meant)
 
 
+def _unknown(experiment: Experiment) -> str:
+    """Returns what is said of a cost that the settings alone do not tell."""
+    if kinds.is_closed(experiment.schedule):
+        return "depends on statistics"
+    if experiment.schedule.kind == "import":
+        return "depends on statistics or layers"
+    return "known after `adaprec show --contractions` or `adaprec plot`"
+
+
 def _show_contractions(experiment: Experiment, *, as_json: bool) -> None:
     from adaprec_jax.runs.listing import listing
 
     found = listing(experiment)
     if not as_json:
         tables.contractions(found.lines, found.not_reached)
+        if found.cost is not None:
+            typer.echo(f"cost {found.cost:.4g} (bit operations; float32 is 1)")
         if found.gbitops is not None:
             typer.echo(f"{found.gbitops:.4g} GBitOps in the run")
         return
@@ -339,9 +364,8 @@ def _show_contractions(experiment: Experiment, *, as_json: bool) -> None:
         for line in found.lines
     ]
     not_reached = [each._asdict() for each in found.not_reached]
-    _print_json(
-        {"contractions": lines, "not_reached": not_reached, "gbitops": found.gbitops}
-    )
+    costs = {"cost": found.cost, "gbitops": found.gbitops}
+    _print_json({"contractions": lines, "not_reached": not_reached, **costs})
 
 
 def _assignments(settings: list[str] | None, seed: int | None) -> list[str]:

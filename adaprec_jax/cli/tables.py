@@ -1,6 +1,7 @@
 """What the command prints for people."""
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from adaprec_jax.display import text_table
 from adaprec_jax.formats import Row, cells
+from adaprec_jax.runs.catalogue import Bundled
 from adaprec_jax.runs.kinds import Kind, Setting
 from adaprec_jax.runs.overrides import Source
 from adaprec_jax.runs.store import Outcome
@@ -33,6 +35,7 @@ _NARROWEST = 12  # a column whose text is folded
 def show(
     run_id: str,
     costs: Mapping[str, float | None],
+    unknown: str,
     settings: Mapping[str, Any],
     sources: Mapping[str, Source],
 ) -> None:
@@ -45,6 +48,8 @@ def show(
         name: "depends on statistics or layers" if cost is None else f"{cost:.4g}"
         for name, cost in costs.items()
     }
+    if costs["cost"] is None:
+        said["cost"] = unknown
     _print(
         table,
         f"run id {run_id}",
@@ -66,6 +71,11 @@ def formats(rows: Iterable[Row]) -> None:
     _print(table)
 
 
+def configs(found: Iterable[Bundled]) -> None:
+    """Prints the bundled configs, one per line, however long, by task and model."""
+    _print(text_table(Bundled._fields, found))
+
+
 def kinds(found: Iterable[Kind]) -> None:
     """Prints the schedule kinds, one per line, however long."""
     head = ("kind", "loop", "what it does", "source")
@@ -73,14 +83,15 @@ def kinds(found: Iterable[Kind]) -> None:
     _print(text_table(head, rows))
 
 
-def kind(found: Kind, settings: Iterable[Setting]) -> None:
-    """Prints a schedule kind and its settings."""
+def kind(found: Kind, said: Mapping[str, str], settings: Iterable[Setting]) -> None:
+    """Prints a schedule kind, what is said of it, and its settings."""
     table = _table("setting", "default", "allowed", "meaning")
     for each in settings:
         default = "(required)" if each.required else _text(each.default)
         table.add_row(each.name, default, each.allowed, each.description)
     lines = f"{found.kind}: {found.summary}.", f"{_LOOPS[found.loop]}; {found.source}"
-    _print(*lines, *(["", table] if table.row_count else ["it has no settings"]))
+    told = [line for title, text in said.items() for line in ("", title, _folded(text))]
+    _print(*lines, *told, *(["", table] if table.row_count else ["it has no settings"]))
 
 
 def contractions(lines: Iterable["Line"], not_reached: Iterable["NotReached"]) -> None:
@@ -117,6 +128,14 @@ def outcome(directory: Path, ended: Outcome, prefix: str, chart: Sequence[str]) 
     parts: list[Table | str] = [table, ""] if ended.results else []
     parts += [*chart, ""] if chart else []
     _print(*parts, line, str(directory))
+
+
+def _folded(text: str) -> str:
+    """Returns text as a paragraph that fits the terminal, indented."""
+    return textwrap.fill(
+        text, max(Console().width, _NARROWEST), initial_indent="  ",
+        subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _text(value: Any) -> str:

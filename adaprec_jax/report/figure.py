@@ -28,12 +28,13 @@ SUFFIXES = (".png", ".svg", ".pdf")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 _WIDTH, _LINES, _SMALL = 7.2, 2.0, 1.2  # inches: a figure, its tall and its low panels
+_UPON, _STACKED = 3, 0.9  # courses in one panel at most; inches of a panel of each
 _ROW, _TALLEST = 0.17, 6.0  # inches: a layer of a heat map, and all of them
 _FEWEST = 7  # layers for which a heat map has room
 _LABELS = 34  # layers named at most
 _LONGEST, _LONGEST_LAYER = 45, 31  # characters of a name
 _TITLE, _CHARACTERS = 56, 105  # that fit above a panel: of a title, of a legend
-_THIN = 1.2  # points: the narrowest line
+_THIN, _ONE = 1.2, 1.9  # points: the narrowest line, and one in its own panel
 _DENSE = 150  # changes, from which on a line is drawn thin
 _PIXELS = 200  # per inch
 _METADATA = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
@@ -120,47 +121,62 @@ _NEUTRAL = _Style("#555555", 0, _THIN)
 def figure(courses: Sequence[Course]) -> Figure:
     """Returns a figure of one or more courses.
 
-    The bits are lines where all layers have the same, one panel for all such courses,
-    else heat maps, one above the other with one colour bar. Below them are learning
-    rate and cost, over the same steps. Beside other courses, gradients whose bits never
-    change are left out.
+    The bits are lines where all layers have the same, in one panel for up to three such
+    courses and in a panel for each of more; else heat maps, one above the other with
+    one colour bar. Gradients whose bits never change are a note beside the name. Below
+    are learning rate and cost, over the same steps; a learning rate that is always the
+    same is a note, too.
 
     Args:
         courses: At least one.
     """
-    lines = [course for course in courses if not _maps(course)]
+    styles = _styles(len(courses))
+    lines = [
+        (course, style)
+        for course, style in zip(courses, styles, strict=True)
+        if not _maps(course)
+    ]
+    if stacked := len(lines) > _UPON:
+        panels = [[(course, look._replace(width=_ONE))] for course, look in lines]
+    else:
+        panels = [lines] if lines else []
     maps = [(course, group) for course in courses for group in _maps(course)]
-    heights = [_LINES] * bool(lines) + [_height(course) for course, _ in maps]
+    rates = np.concatenate([course.rates for course in courses])
+    steady = not rates.size or not np.ptp(rates)
+    heights = [_STACKED if stacked else _LINES] * len(panels)
+    heights += [_height(course) for course, _ in maps]
+    heights += [_SMALL] * (1 if steady else 2)
     with _own_settings():
         drawn = Figure(
-            figsize=(_WIDTH, sum(heights) + 2 * _SMALL + 0.5),
+            figsize=(_WIDTH, sum(heights) + 0.5 + 0.25 * stacked * len(panels)),
             dpi=_PIXELS,
             layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.07),  # inches
             facecolor="white",
         )
         axes: list[Axes] = drawn.subplots(
-            len(heights) + 2,
+            len(heights),
             sharex=True,
             squeeze=False,
-            gridspec_kw={"height_ratios": [*heights, _SMALL, _SMALL]},
+            gridspec_kw={"height_ratios": heights},
         )[:, 0].tolist()
-        *bits, rate, cost = axes
-        styles = _styles(len(courses))
-        if lines:
-            mine = [
-                (course, style)
-                for course, style in zip(courses, styles, strict=True)
-                if not _maps(course)
-            ]
-            _draw_lines(bits[0], mine, alone=len(courses) == 1)
+        *others, cost = axes
+        bits, others = others[: len(panels)], others[len(panels) :]
+        for one, mine in zip(bits, panels, strict=True):
+            _draw_lines(one, mine, alone=len(courses) == 1)
+        if stacked:
+            highest = max(int(course.bits.max()) for course, _ in lines)
+            for one in bits:
+                one.set_ylim(0, highest * 1.08)
         if maps:
-            _draw_maps(drawn, bits[-len(maps) :], maps)
-        _draw_rates(rate, courses, styles)
+            _draw_maps(drawn, others[: len(maps)], maps)
+        if not steady:
+            _draw_rates(others[-1], courses, styles)
         _draw_costs(cost, courses, styles)
-        cost.set_xlabel("step")
+        known = f" (learning rate {rates[0]:.4g})" if steady and rates.size else ""
+        cost.set_xlabel(f"step{known}")
         cost.set_xlim(0, max(course.steps for course in courses))
         cost.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
-        drawn.align_ylabels([*bits[: bool(lines)], rate, cost])
+        drawn.align_ylabels([*bits, *others[len(maps) :], cost])
         for text in drawn.findobj(Text):
             text.set_parse_math(False)  # a "$" in a name is one
         _settle(drawn)
@@ -231,15 +247,15 @@ def _draw_lines(
 ) -> None:
     """Draws the bits of courses whose layers have all the same."""
     highest = 0
+    single = len(courses) == 1
     for course, style in courses:
         first, *others = groups(course)
-        moving = [g for g in others if g.name != "gradient" or np.ptp(g.bits)]
-        shown = (first, *(others if alone else moving))
+        shown = (first, *(g for g in others if g.name != "gradient" or np.ptp(g.bits)))
         looks = _styles(len(shown)) if alone else [style] * len(shown)
         for k, (group, look) in enumerate(zip(shown, looks, strict=True)):
-            name = group.name if alone else _shortened(course.name)
-            if k and not alone:
-                name += f": {group.name}"
+            name = group.name if single else _shortened(course.name)
+            if not single:
+                name += f": {group.name}" if k else _note(course)
             bits = group.bits[:, 0]
             highest = max(highest, int(bits.max()))
             _steps(axes, course, bits, look._replace(dash=look.dash + k), name)
@@ -248,7 +264,25 @@ def _draw_lines(
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 4, 5, 10]))
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     axes.set_axisbelow(True)
-    _legend(axes, title=_shortened(courses[0][0].name) if alone else "")
+    title = ""
+    if single:
+        [(course, _)] = courses
+        title = _fitted(_shortened(course.name), _note(course))
+    _legend(axes, title=title)
+
+
+def _note(course: Course) -> str:
+    """Returns the bits of gradients that are not drawn, "" if they are."""
+    _, *others = groups(course)
+    steady = (g for g in others if g.name == "gradient" and not np.ptp(g.bits))
+    return "".join(f" (gradient {group.bits.flat[0]} bits)" for group in steady)
+
+
+def _fitted(name: str, about: str) -> str:
+    """Returns a title, in two lines if it is long."""
+    return (
+        f"{name}{about}" if len(name + about) < _TITLE else f"{name}\n{about.strip()}"
+    )
 
 
 def _draw_maps(
@@ -333,12 +367,11 @@ def _draw_costs(
 ) -> None:
     """Draws the cost of each step, with the mean over all."""
     alone, highest = len(courses) == 1, 0.0
-    named = not alone and any(map(_maps, courses))  # else there is a legend above
     for course, style in zip(courses, styles, strict=True):
         if (mean := mean_cost(course)) is None or course.cost is None:
             continue
         highest = max(highest, float(course.cost.max()))
-        name = f"{_shortened(course.name)}: " if named else ""
+        name = "" if alone else f"{_shortened(course.name)}: "
         look = _NEUTRAL if alone else style
         _steps(axes, course, course.cost, look, f"{name}mean {mean:.4f}")
     axes.set_ylabel("cost\n(float32: 1)")

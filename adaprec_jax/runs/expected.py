@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from adaprec_jax import bit_counts, formats
-from adaprec_jax.bit_counts import FLOAT32, PRODUCTS
+from adaprec_jax.bit_counts import FLOAT32, PRODUCTS, Stored
 from adaprec_jax.formats import Format
 from adaprec_jax.precision import (
     Dgrad,
@@ -31,20 +31,28 @@ from adaprec_jax.runs.config import (
     PFQ,
     QEM,
     Accordion,
+    Adam,
+    AdamW,
     AdaptiveLossScale,
     AdaptKummer,
+    COATMoments,
     Constant,
     Cyclic,
     Deficit,
     Experiment,
     Float32,
     Formats,
+    FP8LMMoments,
     ImportedSchedule,
     ImportedTask,
     LateSwitch,
     Maturity,
+    Moment,
+    Momentum,
     MoR,
     MuPPET,
+    Optimizer,
+    OwnMoments,
     Piecewise,
     Recurrent,
     ResNet,
@@ -177,22 +185,49 @@ def narrow_share(experiment: Experiment, max_bits: int) -> float | None:
 def bytes_per_parameter(experiment: Experiment) -> float:
     """Returns the bytes that training keeps of each parameter.
 
-    They are those of the parameter, its gradient, the optimizer's moments, and the
-    float32 master copy of a narrower parameter. Formats of a schedule are emulated in
-    the parameter's own dtype, so they change nothing here.
+    They are those of the parameter, its gradient, the float32 master copy of a narrower
+    parameter, and what the optimizer remembers: its moments, in the formats that they
+    are stored in; the float32 master and last rounded value of `hysteresis`; both sums
+    of `oscillation_reset`; and the float32 mean of `averaging`. Hysteresis and resets
+    have none of parameters with fewer than two axes, such as biases. Formats of a
+    schedule are emulated in the parameter's own dtype, so they change nothing here.
 
     >>> from adaprec_jax.runs.load import load
     >>> bytes_per_parameter(load("digits-int8"))  # Adam, in float32
     16.0
     """
     own = 32 if experiment.parameter_dtype == "float32" else 16
-    moments = {"sgd": 0, "wage": 0, "momentum": 1}.get(experiment.optimizer.kind, 2)
+    settings = experiment.optimizer
     return bit_counts.bytes_per_parameter(
         parameter=own,
         gradient=own,
-        moments=32 * moments,
+        moments=_moments(settings),
         master=0 if own == 32 else 32,
+        hysteresis=2 * 32 if settings.hysteresis else 0,
+        oscillation_reset=2 * 32 if settings.oscillation_reset else 0,
+        averaging=32 if settings.averaging else 0,
     )
+
+
+def precision(experiment: Experiment) -> str:
+    """Returns a phrase on the formats of a run, and on how they change and are scaled.
+
+    >>> from adaprec_jax.runs.load import load
+    >>> precision(load("shakespeare-mxfp8"))
+    'float8_e4m3fn; mx scaling'
+    """
+    schedule, steps = experiment.schedule, experiment.steps
+    begin = decay(experiment)
+    first = pieces(schedule, steps, begin).get(0)
+    recipes = {recipe.kind for _, recipe in experiment.scaling} - {"current"}
+    scaled = f"{' and '.join(sorted(recipes))} scaling" if recipes else ""
+    match schedule:
+        case PFQ(forward_bits=(bits, *_)) | MuPPET(bits=(bits, *_)):
+            start = f"int{bits}"
+        case _:
+            start = "" if first is None else _names(first)
+    parts = start, changes(schedule, steps, begin)
+    return "; ".join(filter(None, (*parts, scaled))) or schedule.kind
 
 
 def changes(schedule: Schedule, steps: int, decay: int | None = None) -> str:
@@ -222,15 +257,38 @@ def changes(schedule: Schedule, steps: int, decay: int | None = None) -> str:
     return "; ".join(f"{_names(e)} from step {start}" for start, e in later)
 
 
+def _moments(settings: Optimizer) -> int | dict[str, Stored]:
+    """Returns how an optimizer's moments are stored, or their bits in float32."""
+    if not isinstance(settings, Adam | AdamW):
+        return 32 * isinstance(settings, Momentum)
+    match settings.moments:
+        case FP8LMMoments():
+            first, second = map(format_names.parse, ("float8_e4m3fn", "float16"))
+            return {"mu": Stored(first), "nu": Stored(second)}
+        case COATMoments(group=group):
+            both = Stored(format_names.parse("float8_e4m3fn"), group, expand=True)
+            return {"mu": both, "nu": both}
+        case OwnMoments(first=first, second=second):
+            return {"mu": _stored(first), "nu": _stored(second)}
+    return 2 * 32
+
+
+def _stored(settings: Moment) -> Stored:
+    fmt = format_names.parse(settings.format)
+    return Stored(fmt, settings.group, settings.expand)
+
+
 def _by_what_it_sees(schedule: Schedule) -> str:
     """Returns the phrase for a schedule that learns from the run, "" for others."""
     match schedule:
         case PFQ(forward_bits=bits, every=every):
-            stages = ", ".join(f"int{b}" for b in bits)
-            return f"{stages}, each when the loss of {every} steps levels off"
+            stages = ", ".join(f"int{b}" for b in bits[1:])
+            return (
+                stages and f"{stages}, each when the loss of {every} steps levels off"
+            )
         case MuPPET(bits=bits):
-            stages = ", ".join(f"int{b}" for b in bits)
-            return f"{stages}, float32, as the diversity of gradients falls"
+            stages = ", ".join([*(f"int{b}" for b in bits[1:]), "float32"])
+            return f"{stages}, as the diversity of gradients falls"
         case QEM():
             return "int8 to int24 by tensor, as its mean magnitude shifts"
         case APT(min_bits=low, max_bits=high, every=every):

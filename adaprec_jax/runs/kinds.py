@@ -72,6 +72,9 @@ def kinds() -> tuple[Kind, ...]:
 def find(kind: str) -> tuple[Kind, tuple[Setting, ...]]:
     """Returns a schedule kind and its settings.
 
+    Args:
+        kind: Its name; a dash stands for an underscore.
+
     Raises:
         InputError: There is no such kind.
 
@@ -80,7 +83,7 @@ def find(kind: str) -> tuple[Kind, tuple[Setting, ...]]:
     Setting(name='min_bits', required=False, default=3, allowed='integer from 2 to 16',
             description='fewest, of activations and weights')
     """
-    known = models()
+    kind, known = kind.replace("-", "_"), models()
     if kind not in known:
         meant = suggest(kind, known, name_all=True)
         raise InputError(f"Unknown schedule kind {kind!r}; {meant}")

@@ -11,10 +11,14 @@ from adaprec_jax import plan as plans
 from adaprec_jax.bit_counts import gbitops
 from adaprec_jax.contractions import Contraction, NotReached, Table
 from adaprec_jax.contractions.table import forward_macs
+from adaprec_jax.runs import kinds
 from adaprec_jax.runs.build import as_input_error, first_plan, make_program
 from adaprec_jax.runs.build_task import blank_data, make_task
 from adaprec_jax.runs.config import Experiment, PerLayer, Schedule
+from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.expected import changes, decay, mean_cost
+from adaprec_jax.runs.open_loop import decisions
+from adaprec_jax.train import Program
 
 
 class Line(NamedTuple):
@@ -37,12 +41,15 @@ class Listing(NamedTuple):
     Attributes:
         lines: One for each contraction.
         not_reached: What else is multiplied.
-        gbitops: Bit operations of the whole run in units of 1e9; None if they depend
-            on statistics or layers, or cannot be counted.
+        cost: Bit operations of the run relative to float32; None if they depend on
+            statistics, or cannot be counted.
+        gbitops: The same in units of 1e9; None where the cost is, or where it is not
+            known how often a contraction is executed.
     """
 
     lines: tuple[Line, ...]
     not_reached: tuple[NotReached, ...]
+    cost: float | None
     gbitops: float | None
 
 
@@ -64,13 +71,30 @@ def listing(experiment: Experiment) -> Listing:
         Line(c, plans.describe_entry(first[c.name]), later[c.name])
         for c in program.table.contractions
     )
-    found = _gbitops(experiment, program.table)
-    return Listing(tuple(lines), program.table.not_reached, found)
+    cost = _cost(experiment, program)
+    found = None if cost is None else _gbitops(experiment, program.table, cost)
+    return Listing(tuple(lines), program.table.not_reached, cost, found)
 
 
-def _gbitops(experiment: Experiment, table: Table) -> float | None:
-    ratio = mean_cost(experiment)
-    if ratio is None or not all(c.executions for c in table.contractions):
+def _cost(experiment: Experiment, program: Program) -> float | None:
+    """Returns the cost of a run, mean over its steps, where it can be known."""
+    known = mean_cost(experiment)
+    if known is not None or kinds.is_closed(experiment.schedule):
+        return known
+    if not program.table.contractions:
+        return None
+    try:
+        with as_input_error():
+            starts, _, cost = decisions(experiment, program)
+    except InputError:  # An imported schedule that reads statistics.
+        return None
+    if cost is None:
+        return None
+    return float(np.average(cost, weights=np.diff([*starts, experiment.steps])))
+
+
+def _gbitops(experiment: Experiment, table: Table, ratio: float) -> float | None:
+    if not all(c.executions for c in table.contractions):
         return None
     macs = forward_macs(table) * experiment.micro_batches * experiment.steps
     return gbitops(ratio, macs)

@@ -3,15 +3,16 @@
 A Python file holds one experiment or several arms of one:
 
 - `config() -> Experiment`, or
-- `ARMS`, a tuple of names, and `config(arm) -> Experiment`. The first arm is the
-  default, `my.py:int8` another one; a bundled arm is named after file and arm, such as
+- `ARMS`, a tuple of names, and `config(arm) -> Experiment`. An arm is named behind the
+  file, as in `my.py:int8`; a bundled arm is named after file and arm, such as
   `digits-int8` in `digits.py`.
 """
 
+import difflib
 import json
 import runpy
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,19 @@ from pydantic import ValidationError
 
 import adaprec_jax
 from adaprec_jax.runs.config import Experiment
-from adaprec_jax.runs.errors import InputError, suggest
+from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.overrides import written
 from adaprec_jax.runs.validation import faults, validate
+
+_NAMED = 8  # arms of a file that an error may name
 
 
 def load(config: str) -> Experiment:
     """Returns the experiment that a config holds.
 
     Args:
-        config: The path of a Python file, with a colon and an arm if it is not the
-            first that is meant; of a JSON file, which is read and never run; or a
-            bundled name.
+        config: The path of a Python file, with a colon and an arm if it has several;
+            of a JSON file, which is read and never run; or a bundled name.
 
     Raises:
         InputError: There is no such config, or it is wrong: one sentence per fault.
@@ -67,6 +69,18 @@ def bundled() -> dict[str, tuple[Path, str]]:
     }
 
 
+def bundled_experiments() -> Iterator[Experiment]:
+    """Yields the experiments of all bundled configs; each has its config's name.
+
+    >>> next(bundled_experiments()).name
+    'denoiser-float32'
+    """
+    for path in _files():
+        names = _names_in(path)
+        for arm in _arms(path, names):
+            yield _experiment(path, names, arm)
+
+
 def from_json(path: Path) -> Experiment:
     """Returns the experiment in a JSON file.
 
@@ -90,7 +104,7 @@ def _files() -> list[Path]:
 
 
 def _from_python(path: Path, arm: str = "") -> Experiment:
-    """Returns the experiment in a Python file, of its first arm if none is named."""
+    """Returns the experiment in a Python file, of its only arm if none is named."""
     return _experiment(path, _names_in(path), arm)
 
 
@@ -102,6 +116,11 @@ def _experiment(path: Path, names: dict[str, Any], arm: str) -> Experiment:
         raise InputError(f"{path} has no arm {arm!r}; {allowed}.")
     if not callable(config):
         raise InputError(f"{path} defines no function config().")
+    if not arm and len(arms) > 1:
+        raise InputError(
+            f"{path} has {len(arms)} arms; name one: "
+            f"{', '.join(f'{path}:{each}' for each in arms[:-1])} or {path}:{arms[-1]}."
+        )
     made = _run(path, config, *([arm or arms[0]] if arms else []))
     if not isinstance(made, Experiment):
         raise InputError(
@@ -153,22 +172,23 @@ def _stem(path: Path) -> str:
     return path.stem.replace("_", "-")
 
 
-def _meant(name: str, known: dict[str, tuple[Path, str]]) -> str:
+def _meant(name: str, known: Iterable[str]) -> str:
     """Returns the end of a sentence on a name that is not bundled.
 
-    Where it begins with the name of a file, all arms of that file are named.
+    Where it begins with the name of a file, its arms are named: all, or the nearest.
     """
-    stems = {_stem(path) for path, _ in known.values()}
-    near = [stem for stem in stems if f"{name}-".startswith(f"{stem}-")]
-    if not near:
-        return suggest(name, known)
-    longest = max(near, key=len)
-    *most, last = (repr(each) for each in known if _stem(known[each][0]) == longest)
-    return (
-        f"did you mean {', '.join(most)} or {last}?"
-        if most
-        else (f"did you mean {last}?")
-    )
+    known = list(known)
+    begins = [f"{_stem(path)}-" for path in _files()]
+    mine = [begin for begin in begins if f"{name}-".startswith(begin)]
+    near = [each for each in known for begin in mine if each.startswith(begin)]
+    if len(near) > _NAMED and f"{name}-" in mine:
+        near = []  # all are as near
+    elif not near or len(near) > _NAMED:
+        near = difflib.get_close_matches(name, near or known, 3 if near else 1)
+    *most, last = [*map(repr, near)] or [""]
+    meant = f"did you mean {', '.join(most)} or {last}? " if most else ""
+    meant = meant or (f"did you mean {last}? " if last else "")
+    return f"{meant}`adaprec configs` lists all."
 
 
 def _where(error: BaseException, path: Path) -> str:
