@@ -46,7 +46,7 @@ def cyclic_bits(
     arXiv:2403.02243. CR is CPT (Fu et al., ICLR 2021, arXiv:2101.09868).
 
     Args:
-        name: One of `CYCLIC`.
+        name: One of `CYCLIC`, in capitals or not.
         min_bits: The fewest.
         max_bits: The most.
         cycles: In the run; even for a triangular schedule, which ends low otherwise.
@@ -56,17 +56,19 @@ def cyclic_bits(
         ValueError: The name is unknown, not 1 <= min_bits <= max_bits, not
             1 <= cycles <= steps, or cycles are odd where they must not be.
 
-    >>> cyclic_bits("CPT", min_bits=3, max_bits=8, cycles=1, steps=10).tolist()
+    >>> from adaprec_jax import schedules
+    >>> schedules.bits("CPT", min_bits=3, max_bits=8, cycles=1, steps=10).tolist()
     [3, 3, 3, 4, 5, 6, 6, 7, 8, 8]
     """
-    if name not in CYCLIC:
+    shape = name.upper()
+    if shape not in CYCLIC:
         raise ValueError(f"name must be one of {', '.join(CYCLIC)}, got {name!r}.")
     if not (1 <= min_bits <= max_bits and 1 <= cycles <= steps):
         raise ValueError(
             "Expected 1 <= min_bits <= max_bits and 1 <= cycles <= steps, got "
             f"{min_bits=}, {max_bits=}, {cycles=}, {steps=}."
         )
-    profile, arrangement, *flip = "CR" if name == "CPT" else name
+    profile, arrangement, *flip = "CR" if shape == "CPT" else shape
     if arrangement == "T" and cycles % 2:
         raise ValueError(f"{name} needs an even number of cycles, got {cycles}.")
     period = steps // cycles

@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt32
 
 from adaprec_jax.formats import LARGEST_FLOAT32, NAN, SATURATE, Format, PowerOfTwo
-from adaprec_jax.random_bits import random_bits
+from adaprec_jax.random_bits import needed, random_bits
 
 _ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "stochastic")
 _OVERFLOWS = ("saturate", "format")
@@ -316,9 +316,7 @@ def _noise(
 ) -> UInt32[Array, "..."] | None:
     if rounding != "stochastic":
         return None
-    if key is None:
-        raise ValueError('rounding="stochastic" needs a key.')
-    return random_bits(key, shape)
+    return random_bits(needed(key), shape)
 
 
 def _as_array(x: ArrayLike) -> Float[Array, "..."]:

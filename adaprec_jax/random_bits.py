@@ -47,6 +47,25 @@ def random_bits(key: ArrayLike, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     return _finalise(_finalise(_counter(shape) + seed[-2]) ^ seed[-1])
 
 
+def needed(key: ArrayLike | None) -> ArrayLike:
+    """Returns the key that stochastic rounding needs.
+
+    Raises:
+        ValueError: There is none.
+
+    >>> needed(None)
+    Traceback (most recent call last):
+    ValueError: rounding="stochastic" needs a key: pass key=, in training to the
+    function that value_and_grad returns.
+    """
+    if key is None:
+        raise ValueError(
+            'rounding="stochastic" needs a key: pass key=, in training to the function '
+            "that value_and_grad returns."
+        )
+    return key
+
+
 def _counter(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
     """Returns the position of each element times the increment.
 

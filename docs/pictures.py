@@ -1,19 +1,16 @@
-"""For mkdocs: draws the gallery, and writes out what the schedules' docstrings say."""
+"""For mkdocs: draws the gallery."""
 
 import functools
-import inspect
 import json
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import get_type_hints
 
+from docstrings import linked
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from adaprec_jax import schedules
 from adaprec_jax.report.course_file import loads
 from adaprec_jax.report.figure import Course, figure, save
 from adaprec_jax.runs import kinds, overrides
@@ -28,7 +25,6 @@ _SETTINGS = (
     'optimizer.learning_rate={"kind": "warmup_cosine", "peak": 2e-3, '
     '"warmup_steps": 60}',
 )
-_SECTIONS = ("Decides", "Signal", "Costs", "Source", "Against")
 
 
 # What closed loops decided in a run: `python -m experiments.decisions` makes them.
@@ -52,7 +48,6 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     made = {
         "<!-- gallery: open -->": _open,
         "<!-- gallery: closed -->": _closed,
-        "<!-- schedules -->": _prose,
     }
     for mark, make in made.items():
         if mark in markdown:
@@ -109,7 +104,7 @@ def _open() -> Iterator[str]:
         }
         if not mine:
             continue
-        source = _linked(kind.source)
+        source = linked(kind.source)
         yield f"\n## {kind.kind}\n\n{kind.summary}. Source: {source}.\n"
         if len(mine) > 2:
             yield '<div class="grid" markdown>\n'
@@ -133,39 +128,7 @@ def _closed() -> Iterator[str]:
         mine = [arm for arm, schedule in arms.items() if schedule.kind == kind.kind]
         if kind.loop == "open" or (kind.loop == "either" and not mine):
             continue
-        yield f"\n## {kind.kind}\n\n{kind.summary}. Source: {_linked(kind.source)}.\n"
+        yield f"\n## {kind.kind}\n\n{kind.summary}. Source: {linked(kind.source)}.\n"
         for arm in mine:
             path, text = f"gallery/run-{arm}.svg", f"Bits over the steps of {arm}"
             yield f"[![{text}]({path})]({path})\n\n`digits-{arm}`\n"
-
-
-def _prose() -> Iterator[str]:
-    """Yields what the docstring of each schedule says of it."""
-    for name in schedules.__all__:
-        factory = getattr(schedules, name)
-        if not _is_factory(factory):
-            continue
-        text = inspect.getdoc(factory) or ""
-        module = factory.__module__
-        yield f"\n## {name}\n"
-        yield text.partition("\n")[0]
-        yield f"[Arguments](reference/schedules.md#{module}.{name}).\n"
-        for title in _SECTIONS:
-            found = re.search(rf"^{title}:\n((?: .*\n|\n)+)", text, re.MULTILINE)
-            if found:
-                said = inspect.cleandoc(found[1]).strip()
-                yield f"**{title}.** {_linked(said)}\n"
-
-
-def _linked(text: str) -> str:
-    """Returns the text with links to the papers it names."""
-    return re.sub(r"arXiv:([0-9.]+\d)", r"[\g<0>](https://arxiv.org/abs/\1)", text)
-
-
-def _is_factory(factory: object) -> bool:
-    """Returns whether it makes a schedule, and not of other schedules."""
-    if not inspect.isfunction(factory):
-        return False
-    hints = get_type_hints(factory)
-    made = hints.pop("return", None)
-    return made is schedules.Schedule and "Schedule" not in str(hints)

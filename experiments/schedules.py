@@ -8,7 +8,8 @@ integers of 2 to 8 bits, bfloat16 and float32. It prints for each arm the test m
 with its 95 % t-interval, the bit operations relative to float32, the changes of
 precision per run, and what static formats reach at that cost: the metric of each seed,
 interpolated between the two static arms whose costs enclose the schedule's, and the
-paired difference. What is trained already lies in DIR and is not trained again.
+paired difference; both are blank for the static arms themselves. What is trained
+already lies in DIR and is not trained again.
 
 --one-by-one trains the seeds one after another, as suits convolutions on a CPU: in a
 pack they become grouped ones, which are several times slower. Shell variables that
@@ -134,8 +135,11 @@ def at_cost(frontier: Frontier, cost: np.ndarray) -> np.ndarray:
     ])  # fmt: skip
 
 
-def row(name: str, found: Trained, frontier: Frontier, scale: float) -> str:
-    """Returns a line of the table; metrics are multiplied by `scale`."""
+def row(name: str, found: Trained, frontier: Frontier | None, scale: float) -> str:
+    """Returns a line of the table; metrics are multiplied by `scale`.
+
+    Without a frontier, as for the arms that it is made of, the last cells are blank.
+    """
 
     def interval(values: np.ndarray, sign: str = "") -> str:
         if np.isnan(values).any():
@@ -143,17 +147,17 @@ def row(name: str, found: Trained, frontier: Frontier, scale: float) -> str:
         mean, half = t_interval(scale * values)
         return f"{mean:{sign}.2f} ± {half:.2f}"
 
-    equal = at_cost(frontier, found.cost)
     low, high = int(found.changes.min()), int(found.changes.max())
     cells = [
         name,
         interval(found.metric),
         f"{found.cost.mean():.4f}",
         f"{low}" if low == high else f"{low} to {high}",
-        interval(equal),
-        interval(found.metric - equal, "+"),
     ]
-    return " | ".join(cells)
+    if frontier is None:
+        return " | ".join([*cells, "", ""])
+    equal = at_cost(frontier, found.cost)
+    return " | ".join([*cells, interval(equal), interval(found.metric - equal, "+")])
 
 
 def frontier_of(arms: Sequence[Trained]) -> Frontier:
@@ -165,13 +169,53 @@ def frontier_of(arms: Sequence[Trained]) -> Frontier:
     )
 
 
+def arguments() -> argparse.ArgumentParser:
+    """Returns what the command line may say."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.schedules",
+        description="Trains the bundled arms of a task over seeds, and prints each "
+        "beside static formats of equal cost. The static arms train first, before a "
+        "line is printed, whatever arms are asked for: integers of 2 to 8 bits as one "
+        "pack, then bfloat16 and float32. On two cores digits take about two minutes "
+        "for a family of arms that trains as one pack.",
+    )
+    parser.add_argument(
+        "arms",
+        nargs="*",
+        metavar="ARM",
+        help="an arm of the task without the task's name, such as cpt; all of them "
+        "where none is named",
+    )
+    parser.add_argument(
+        "--task",
+        default="digits",
+        help="whose bundled configs are TASK-ARM (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=5,
+        help="how many, from 0 on, at least 2 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/schedules"),
+        metavar="DIR",
+        help="where each run is stored; one that lies there is not trained again "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--one-by-one",
+        action="store_true",
+        help="train the seeds one after another instead of as one pack: faster for "
+        "convolutions on a CPU",
+    )
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Schedules beside static bits.")
-    parser.add_argument("arms", nargs="*", metavar="ARM")
-    parser.add_argument("--task", default="digits")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/schedules"))
-    parser.add_argument("--one-by-one", action="store_true")
+    parser = arguments()
     asked = parser.parse_args()
     known = arms_of(asked.task)
     if not known:
@@ -196,7 +240,7 @@ def main() -> None:
                "static at equal cost", "difference"]  # fmt: skip
     print(" | ".join(columns))
     for name, found in static_found.items():
-        print(row(name, found, frontier, scale))
+        print(row(name, found, None, scale))
     for arm in asked.arms or known:
         (found,) = measured({arm: load(f"{asked.task}-{arm}")})
         print(row(arm, found, frontier, scale), flush=True)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
 
 EXAMPLES = Path(__file__).parents[1] / "experiments" / "examples"
 LEARNS = (
+    "closed_loop",
     "equinox_mlp",
     "flax_linen",
     "flax_nnx",
@@ -22,6 +23,7 @@ LEARNS = (
     "multi_device",
     "plain_jax",
 )
+QUICK = ("closed_loop", "plain_jax")
 
 
 def run(name: str) -> dict:
@@ -46,7 +48,7 @@ def test_every_example_is_tested_and_at_most_forty_lines():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name != "plain_jax"))
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
         for name in LEARNS
     ],
 )

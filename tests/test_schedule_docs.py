@@ -8,7 +8,9 @@ import pytest
 
 from adaprec_jax import schedules
 from adaprec_jax.report.course_file import dumps, loads
+from adaprec_jax.runs.build import make_schedule
 from adaprec_jax.runs.load import load
+from adaprec_jax.testing import table
 from experiments import decisions
 
 SECTIONS = ["Decides", "Signal", "Costs", "Source", "Against"]
@@ -55,6 +57,16 @@ def test_a_source_is_a_paper_or_says_that_it_is_none(name):
     assert re.search(
         r"arXiv:\d{4}\.\d{4,5}|\b(19|20)\d\d\b|Common practice|Ours", source
     )
+
+
+@pytest.mark.parametrize("arm", decisions.arms())
+def test_what_a_schedule_logs_is_named_where_its_signal_is(arm):
+    experiment = load(f"digits-{arm}")
+    schedule = make_schedule(experiment.schedule, experiment.steps)
+    logged = set(schedule.signals(schedule.init(table())))
+    said = sections(experiment.schedule.kind)["Signal"]
+    assert set(re.findall(r"`signal/(\w+)/PATH`", said)) == logged
+    assert logged or "Logs no column of its own" in said
 
 
 @pytest.mark.parametrize("arm", decisions.arms())

@@ -330,6 +330,8 @@ GOLDEN = {
 def test_a_cyclic_schedule_is_the_published_sequence(name):
     found = cyclic_bits(name, min_bits=3, max_bits=8, cycles=2, steps=20)
     assert "".join(map(str, found)) == GOLDEN[name].replace(" ", "")
+    settings = {"min_bits": 3, "max_bits": 8, "cycles": 2, "steps": 20}
+    assert schedules.bits(name.lower(), **settings).tolist() == found.tolist()
 
 
 def test_a_list_of_stages_has_bits_forward_and_backward():

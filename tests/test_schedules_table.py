@@ -32,9 +32,26 @@ def test_an_arm_on_the_frontier_differs_by_nothing_from_it():
     ]
     frontier = schedules.frontier_of(arms)
     assert frontier.cost.tolist() == [0.1, 0.2]
-    line = schedules.row("static", arms[0], frontier, 100.0)
+    line = schedules.row("arm", arms[0], frontier, 100.0)
     assert line.split(" | ")[2:4] == ["0.2000", "0"]
     assert line.endswith("+0.00 ± 0.00")
+
+
+def test_a_static_arm_is_not_set_beside_itself():
+    arm = schedules.Trained(np.array([0.5, 0.6]), np.full(2, 0.2), np.zeros(2, int))
+    assert schedules.row("static", arm, None, 100.0).split(" | ")[2:] == [
+        "0.2000",
+        "0",
+        "",
+        "",
+    ]
+
+
+def test_every_option_is_explained():
+    said = " ".join(schedules.arguments().format_help().split())
+    assert all(action.help for action in schedules.arguments()._actions)
+    for part in ("static arms train first", "about two minutes", "default: 5", "DIR"):
+        assert part in said
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])

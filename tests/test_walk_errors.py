@@ -119,6 +119,9 @@ def test_stochastic_rounding_asks_for_a_key():
     options = Options(Recipes(stochastic, stochastic, stochastic))
     with pytest.raises(ValueError, match="needs a key"):
         with_precision(product, options)({"w": FULL}, P, X)
+    step = value_and_grad(lambda p, x: (product(p, x).sum(), None), options)
+    with pytest.raises(ValueError, match=r"key=.* the function that value_and_grad"):
+        step(P, X, plan={"w": FULL})
 
 
 def test_unknown_quantity_is_refused():

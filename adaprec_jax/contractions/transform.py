@@ -36,6 +36,7 @@ from adaprec_jax.precision import Plan
 from adaprec_jax.scaling import Recipes, current
 
 RecipeStates: TypeAlias = dict[str, States]
+"""States of the scaling recipes by the name of the contraction, then by role."""
 RecipesFor: TypeAlias = Recipes | Callable[[Contraction], Recipes]
 
 

@@ -25,8 +25,8 @@ class Weight(NamedTuple):
     update: Float32[Array, "*axes_and_shape"]
 
 
-# By contraction; those that multiply by no parameter are left out.
 Weights: TypeAlias = Mapping[str, Weight]
+"""By contraction; those that multiply by no parameter are left out."""
 
 
 def weights_of(table: Table, values: Any, gradients: Any, updates: Any) -> Weights:

@@ -87,7 +87,7 @@ def find(kind: str) -> tuple[Kind, tuple[Setting, ...]]:
     if kind not in known:
         meant = suggest(kind, known, name_all=True)
         raise InputError(f"Unknown schedule kind {kind!r}; {meant}")
-    return _described(known[kind]), tuple(_settings(known[kind]))
+    return _described(known[kind]), settings_of(known[kind])
 
 
 def examples(kind: str) -> tuple[Settings, ...]:
@@ -154,6 +154,25 @@ def _described(model: type[Settings]) -> Kind:
         loop=getattr(model, "loop"),  # noqa: B009 (declared by each of the union)
         source=" ".join(source[1].split()) if source else "",
     )
+
+
+def kind_of(model: type[Settings]) -> str | None:
+    """Returns the `kind` by which a config chooses these settings, None without one.
+
+    >>> kind_of(models()["cpt"])
+    'cpt'
+    """
+    field = model.model_fields.get("kind")
+    return None if field is None else field.default
+
+
+def settings_of(model: type[Settings]) -> tuple[Setting, ...]:
+    """Returns the settings of any part of a config, `kind` aside.
+
+    >>> [setting.name for setting in settings_of(models()["cpt"])]
+    ['min_bits', 'max_bits', 'gradient_bits', 'cycles']
+    """
+    return tuple(_settings(model))
 
 
 def _settings(model: type[Settings]) -> Iterator[Setting]:

@@ -32,6 +32,8 @@ def per_channel(
     All elements that the product sums share one scale: the weights of an output channel
     in the forward product, the features of an example in the activations.
 
+    Source: common practice.
+
     Args:
         power_of_two: As in `current`.
         rounding: As in `adaprec_jax.quantize`.
@@ -77,8 +79,8 @@ def blockwise(
     their order. `square` cuts the other axes, in theirs, into parts of `size` as well:
     a block is then the same one in every product. The last blocks may be smaller.
 
-    Blocks of 1 x 128 for activations and gradients and of 128 x 128 for weights are
-    those of DeepSeek-V3 (arXiv:2412.19437).
+    Source: DeepSeek-V3, arXiv:2412.19437, with blocks of 1 x 128 for activations and
+    gradients and of 128 x 128 for weights.
 
     Args:
         size: Elements along a side of a block.

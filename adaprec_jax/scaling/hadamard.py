@@ -65,10 +65,12 @@ def rotated(
 
     Formats that are not scaled are rounded without a rotation.
 
+    Source: NVFP4 pre-training, arXiv:2509.25149, which rotates the operands of the
+    weight's gradient alone.
+
     Args:
         recipe: Rounds for each product.
-        products: Those it is rotated for; NVFP4 training rotates the operands of the
-            weight's gradient alone (arXiv:2509.25149).
+        products: Those it is rotated for.
         signs: As in `hadamard`.
 
     Raises:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Float32, Int32
 from adaprec_jax import formats
 from adaprec_jax.formats import Format
 from adaprec_jax.quantizers import quantize
-from adaprec_jax.random_bits import random_bits
+from adaprec_jax.random_bits import needed, random_bits
 from adaprec_jax.scaling.per_tensor import power_of_two_multiplier
 
 
@@ -94,9 +94,7 @@ def noise_of(
     """
     if rounding != "stochastic":
         return 0.0
-    if key is None:
-        raise ValueError('rounding="stochastic" needs a key.')
-    words = random_bits(key, shape)
+    words = random_bits(needed(key), shape)
     return (words >> 8).astype(jnp.float32) * 2.0**-24 - 0.5
 
 

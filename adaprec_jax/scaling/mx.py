@@ -27,9 +27,9 @@ def mx(
         floor:  floor(log2 amax) - floor(log2 max_value)
         up:     the least at which amax does not exceed max_value
 
-    The first is that of the OCP Microscaling Formats v1.0 and of the microxcaling
-    package: the largest elements of a block may saturate (in E4M3 those from 448 to
-    512 scales). The second is that of the MXFP8 recipe of arXiv:2506.08027.
+    The first is that of the specification and of the microxcaling package: the largest
+    elements of a block may saturate (in E4M3 those from 448 to 512 scales). The second
+    is that of MXFP8 pre-training.
 
     The element format is that of the plan: float8_e4m3fn, float8_e5m2, float6_e3m2fn,
     float6_e2m3fn, float4_e2m1fn or int8 for those of OCP, but any that is scaled will
@@ -37,6 +37,9 @@ def mx(
     would exceed 2^127 is NaN, and so is one that holds an infinity. E8M0's lowest and
     highest scales have no normal reciprocal in float32; here they end at 2^-126 and at
     2^126, above which no format of OCP needs one.
+
+    Source: OCP Microscaling Formats (MX) v1.0; "up": MXFP8 pre-training,
+    arXiv:2506.08027.
 
     Args:
         size: Elements of a block, along the axes that the product sums over.

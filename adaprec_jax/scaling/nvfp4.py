@@ -34,7 +34,7 @@ def nvfp4(
     rounding: str = "nearest_even",
     quantizer: Quantizer | None = None,
 ) -> Recipe:
-    """Returns NVFP4 scaling (arXiv:2509.25149): E4M3 scales in blocks, one above them.
+    """Returns NVFP4 scaling: E4M3 scales in blocks, and one above them.
 
     With max_value 6 for E2M1, everything in float32,
 
@@ -47,6 +47,9 @@ def nvfp4(
     is not rounded up, so that its largest element may saturate. A block whose scale
     E4M3 rounds to zero is zero. The element format is that of the plan, float4_e2m1fn;
     any other that is scaled is treated alike.
+
+    Source: NVIDIA 2025, "Pretraining Large Language Models with NVFP4",
+    arXiv:2509.25149.
 
     Args:
         size: Elements along a side of a block.

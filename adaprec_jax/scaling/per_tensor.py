@@ -41,6 +41,8 @@ def none(
 ) -> Recipe:
     """Returns the recipe that scales nothing: a cast, with the format's own overflow.
 
+    Source: common practice.
+
     Args:
         rounding: As in `adaprec_jax.quantize`.
         quantizer: In place of its rounding.
@@ -79,7 +81,9 @@ def current(
     """Returns the recipe that maps the tensor's own largest magnitude to the format's.
 
     scale = amax / max_value, within 2^-126 to 2^126, so that an all-zero, tiny or huge
-    tensor never gives NaN. Transformer Engine calls this current scaling.
+    tensor never gives NaN.
+
+    Source: common practice; Transformer Engine calls it current scaling.
 
     Args:
         power_of_two: Whether the scale is rounded up to a power of two: the largest
@@ -131,6 +135,8 @@ def delayed(
 
     Flax's fp8_ops finds the scale at the beginning of the next step instead of at the
     end of this one: it is the same scale. (There an infinity stays in the history.)
+
+    Source: NVIDIA's Transformer Engine, its delayed scaling.
 
     Args:
         history: Steps that are remembered.

@@ -8,10 +8,10 @@ from jaxtyping import Array, Float, Float32
 
 from adaprec_jax.formats import Format
 
-# `(x, fmt, key) -> rounded`, float32 in the format's own units; the key may be None.
 Quantizer: TypeAlias = Callable[
     [Float32[Array, "..."], Format, ArrayLike | None], Float32[Array, "..."]
 ]
+"""`(x, fmt, key) -> rounded`, float32, in the format's own units; `key` may be None."""
 
 
 class Use(NamedTuple):

@@ -34,12 +34,14 @@ def sbm(per: str = "tensor", *, rounding: str = "nearest_even") -> Recipe:
     with ties to even, and u uniform in -1/2 to 1/2 where rounding is stochastic, else
     0. Only the bits b of the format count. Zero need not be on the grid.
 
-    It is the quantiser of "Scalable Methods for 8-bit Training of Neural Networks"
-    (Banner et al. 2018, arXiv:1805.11046) as the code of CPT (arXiv:2101.09868) and
-    FracTrain (NeurIPS 2020) has it: `sbm()` for activations, `sbm("slice")` for
-    weights, each output channel by itself, and `sbm(rounding="stochastic")` for
-    gradients. Their code evaluates with a running mean of an activation's extremes;
-    here an evaluation takes those of its own batches.
+    CPT and FracTrain have `sbm()` for activations, `sbm("slice")` for weights, each
+    output channel by itself, and `sbm(rounding="stochastic")` for gradients. Their code
+    evaluates with a running mean of an activation's extremes; here an evaluation takes
+    those of its own batches.
+
+    Source: Banner et al. 2018, "Scalable Methods for 8-bit Training of Neural
+    Networks", arXiv:1805.11046, as the code of CPT (arXiv:2101.09868) and FracTrain
+    (NeurIPS 2020) has it.
 
     Args:
         per: "tensor", or "slice": extremes of its own for each example of an activation

@@ -90,6 +90,9 @@ def accordion(
     Signal:
         The gradients of each weight, added up over a window; the norm of that sum.
 
+        Logs |d' - d| / d' as of the last complete window, `signal/norm_change/PATH`: at
+        least `threshold` asks for high, from the step after that row on.
+
     Costs:
         A float32 buffer as large as all weights, and one addition to it per step.
 

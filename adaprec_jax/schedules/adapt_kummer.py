@@ -155,6 +155,11 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
     Signal:
         The weights, and the sum of their gradients over the lookback; the loss.
 
+        Logs S as `signal/diversity/PATH`, which is put into the formulas above, and
+        `signal/lookback/PATH`, the number of gradients with which a layer is decided
+        about. The words change in the step after the row in which it is reached. The
+        divergence, which meets `divergence`, is not logged.
+
     Costs:
         A sum of gradients as large as the weights, and seven numbers a layer; every
         step a sum over each gradient, at a decision two roundings and histograms of the

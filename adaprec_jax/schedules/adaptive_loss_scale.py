@@ -96,6 +96,9 @@ def adaptive_loss_scale(
         Mean square and largest magnitude of the output gradients, under the loss scale,
         and of the weights, in the last step.
 
+        Logs the scale that each gradient has, `signal/gradient_scale/PATH`, a power of
+        two of at most `largest_product`. The formats of the same row have it.
+
     Costs:
         Two numbers a layer; a sum and a maximum over each weight and gradient in the
         steps that are looked at, and a scan over the layers.

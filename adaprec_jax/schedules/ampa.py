@@ -90,6 +90,9 @@ def ampa(
     Signal:
         The weights and their gradients in the step before the decision.
 
+        Logs `signal/sensitivity/PATH` after each look. The layers are ranked by it; it
+        meets no threshold. Bits change in the step after that row.
+
     Costs:
         Two numbers a layer; a rounding of each weight in the steps that are looked at,
         and a sort of the layers.

@@ -96,6 +96,9 @@ def apt(  # noqa: PLR0913 (one keyword for each number of the rule)
     Signal:
         Mean magnitude of the gradient of each weight, in steps of the weight's grid.
 
+        Logs Gavg as `signal/gavg/PATH`, as of the last look: below `low` adds a bit,
+        above `high` takes one, from the next step on.
+
     Costs:
         Three numbers for each layer; at a look, a mean and a maximum over each weight.
 

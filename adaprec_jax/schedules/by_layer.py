@@ -85,7 +85,8 @@ def not_gathered(what: str) -> ValueError:
     """Returns the error that a step did not gather what the schedule reads."""
     return ValueError(
         f"The schedule reads {what}, which the step did not gather: give its "
-        "`value_and_grad` the Watch that the schedule's `reads` says."
+        "`value_and_grad` the Watch that the schedule's `reads` says, and start from "
+        "`stats.empty(table, schedule.reads)`."
     )
 
 

@@ -99,6 +99,10 @@ def ldp(  # noqa: PLR0913 (one keyword for each number of the descent)
     Signal:
         The weights and their gradients in the step before.
 
+        Logs `signal/slope/PATH` and the real numbers after it,
+        `signal/learned_bits/PATH`, in the row of a look. They meet no threshold: the
+        nearest whole numbers are the bits from the next step on.
+
     Costs:
         Two numbers a layer; two roundings of each weight in the steps that are looked
         at.

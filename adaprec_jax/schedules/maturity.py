@@ -92,6 +92,10 @@ def maturity(
     Signal:
         Norm of what the optimizer added to each weight, over the norm of the weight.
 
+        Logs r as `signal/update_ratio/PATH`, which meets no threshold, and |r - r'| /
+        r' of the last comparison, `signal/ratio_change/PATH`: at most `tolerance`
+        counts as settled. Formats change in the step after that row.
+
     Costs:
         Four numbers for each layer; at a look, two norms over each weight.
 

@@ -69,6 +69,11 @@ def mor(
         The squared error and the squares of every tensor in its low format, in force or
         not, of the last step.
 
+        Logs `signal/relative_error_activation/PATH`,
+        `signal/relative_error_weight/PATH` and `signal/relative_error_gradient/PATH`,
+        as of the last look: at most `threshold` is low. The formats of the same row
+        follow from them.
+
     Costs:
         A flag and a number per tensor; a rounding of every tensor to each low format
         and two sums over it, in the steps that are looked at.

@@ -121,6 +121,10 @@ def muppet(
         The gradient of every weight in the last step of each epoch: its squared norm
         and its sum over epochs.
 
+        Logs D of each layer as of the last look, `signal/gradient_diversity/PATH`.
+        S_max over its mean meets the threshold above; the step after that row has the
+        next precision.
+
     Costs:
         A float32 buffer as large as all weights, and one addition to it per epoch.
 

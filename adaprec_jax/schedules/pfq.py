@@ -110,6 +110,12 @@ def pfq(
     Signal:
         The training loss of every step, averaged over epochs.
 
+        Logs the loss of the last epoch, `signal/epoch_loss/PATH`, and the largest of
+        its differences from those of the window, relative to scale,
+        `signal/loss_change/PATH`: both are alike for all layers. At most `epsilon`, as
+        the switches so far have left it, begins the next stage, in the formats of the
+        same row.
+
     Costs:
         A dozen numbers for the run, and no statistics.
 

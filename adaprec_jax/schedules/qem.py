@@ -111,6 +111,11 @@ def qem(
         Of every tensor: mean magnitude before and after rounding to each of the three
         widths, and largest magnitude.
 
+        Logs diff as of the last check, `signal/mean_shift_activation/PATH`,
+        `signal/mean_shift_weight/PATH` and `signal/mean_shift_gradient/PATH`, with the
+        bits that the check chose: at most `threshold`, or the bits are 24. The formats
+        of the same row follow from them.
+
     Costs:
         Four numbers for each tensor of each layer. At each look all tensors are rounded
         to three formats more; `every` makes looks rarer.

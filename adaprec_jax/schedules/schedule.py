@@ -21,8 +21,8 @@ from adaprec_jax.precision import Plan
 Tree = TypeVar("Tree", bound=PyTree)
 
 
-# By name and path, over the plan axes.
 Signals: TypeAlias = Mapping[str, Mapping[str, Float32[Array, "*axes"]]]
+"""Numbers of a schedule by name and path, over the plan axes."""
 
 NOTHING = Watch(roles=())
 

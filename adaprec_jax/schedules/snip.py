@@ -69,6 +69,11 @@ def snip(low: Format, high: Format, *, share: float, every: int = 100) -> Schedu
     Signal:
         Squares and squared errors of all tensors in both formats, in the last step.
 
+        Logs `signal/forward_loss/PATH`, `signal/dgrad_loss/PATH` and
+        `signal/wgrad_loss/PATH`, what each item loses, as of the last solution. They
+        are ranked by multiply-accumulate and meet no threshold but `share`. The formats
+        of the same row follow from them.
+
     Costs:
         Two roundings of every tensor and a sort of 3 items a layer in the steps that
         are looked at; a number and a flag per item.

@@ -89,6 +89,11 @@ def sqrt3(
         Squares and squared rounding errors of the output gradients (as dgrad rounds
         them), in the format in force.
 
+        Logs both moving averages, per element: `signal/gradient_rms/PATH`, which asks
+        for the switch where it is below `multiple` times `signal/gradient_noise/PATH`.
+        The formats of the same row follow from them; after the switch both stay as they
+        were.
+
     Costs:
         Four numbers a layer; two sums over each gradient in the steps that are checked.
         The plan has six formats per contraction.

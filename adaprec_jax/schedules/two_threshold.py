@@ -99,6 +99,10 @@ def two_threshold(  # noqa: PLR0913 (one keyword for each number of the rule)
     Signal:
         A ratio of the statistics of the step before, the largest over `roles`.
 
+        Logs no column of its own: with the name of the signal under `statistics` a run
+        logs the signal as `NAME/PATH/ROLE`. What the row of a step holds is met with
+        `low` and `high` by the step after it.
+
     Costs:
         Two integers per layer, and the statistics of the signal at each check.
 

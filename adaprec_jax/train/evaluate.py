@@ -16,6 +16,7 @@ from adaprec_jax.train.state import Program, TrainState, plan_of, stream
 Score: TypeAlias = Callable[
     [TrainState, PackedPlan, PyTree], dict[str, Float32[Array, "*runs batch"]]
 ]
+"""Scores each example of a batch, under a plan; as `make_score` makes it."""
 
 
 def make_score(

@@ -45,6 +45,8 @@ def averaging(
     ones. Inside `adaprec_jax.loss_scaling` it averages the float32 masters. What is not
     finite is left out.
 
+    Source: the mean of SWALP, Yang et al. 2019, arXiv:1904.11943.
+
     Args:
         start: The first call that counts; 0 is the first of all.
         every: Calls between two weights; SWALP takes one per epoch of the tail.

@@ -88,6 +88,8 @@ def narrow_all_reduce(
     gradients. Behind loss scaling inside `shard_map` give `update` the answer of
     `loss_scaling.all_finite(grads, axis_name)`, so that all devices skip together.
 
+    Source: FP8-LM, Peng et al. 2023, arXiv:2310.18313.
+
     Args:
         fmt: What travels between the devices: FP8-LM has float8_e4m3fn.
         axis_name: Mesh axes over which the gradients are averaged; None is one device

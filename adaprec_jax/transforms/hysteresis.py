@@ -74,6 +74,9 @@ def hysteresis(
     range and other scales the parameter may differ from the rounded value by float32's
     rounding. The memory in the state does not.
 
+    Source: Lee et al. 2022, "Toward Efficient Low-Precision Training: Data Format
+    Optimization and Hysteresis Quantization", ICLR 2022, as we read it.
+
     Args:
         inner: The transformation to wrap.
         fmt: The format of the weights.

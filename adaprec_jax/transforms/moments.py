@@ -77,8 +77,10 @@ class Expanded(NamedTuple):
 def fp8_lm() -> dict[str, Moment]:
     """Returns FP8-LM's moments of Adam: the first in FP8, the second in float16.
 
-    Both have one scale per tensor, a power of two; float16 is scaled as well. Peng et
-    al. 2023, arXiv:2310.18313, who found that the second moment diverges in FP8.
+    Both have one scale per tensor, a power of two; float16 is scaled as well.
+
+    Source: FP8-LM, Peng et al. 2023, arXiv:2310.18313, who found that the second moment
+    diverges in FP8.
 
     >>> moments = fp8_lm()
     >>> {name: int(formats.bits(moment.fmt)) for name, moment in moments.items()}
@@ -95,7 +97,7 @@ def fp8_lm() -> dict[str, Moment]:
 def coat(group: int = 128) -> dict[str, Moment]:
     """Returns COAT's moments of Adam: both in FP8, by group, with expanded range.
 
-    Xi et al. 2024, arXiv:2410.19313.
+    Source: COAT, Xi et al. 2024, arXiv:2410.19313.
 
     Args:
         group: Neighbours that share scale and exponent.
@@ -117,6 +119,8 @@ def narrow_moments(
     """Returns `inner` with moments that are rounded after every update.
 
     What is not finite stays as it is, and takes no part in the scale.
+
+    Source: FP8-LM, arXiv:2310.18313, and COAT, arXiv:2410.19313, by `moments`.
 
     Args:
         inner: The optimizer.

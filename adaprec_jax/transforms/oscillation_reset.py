@@ -75,9 +75,10 @@ def oscillation_reset(
 
         optax.chain(optax.adamw(1e-3), optax.masked(oscillation_reset(...), mask))
 
-    Chen et al. 2025, TetraJet-v2, arXiv:2510.27527. The defaults are those of their
-    70M-parameter configuration, where `start` is 8000 of 12505 steps; their code sets
-    the weights one step later than this does.
+    The defaults are those of the source's 70M-parameter configuration, where `start` is
+    8000 of 12505 steps; its code sets the weights one step later than this does.
+
+    Source: TetraJet-v2, Chen et al. 2025, arXiv:2510.27527.
 
     Args:
         fmt: The format that the model rounds these weights to.

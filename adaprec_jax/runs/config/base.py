@@ -49,10 +49,13 @@ Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 LossScale: TypeAlias = Annotated[float, Field(ge=2.0**-126, le=2.0**126)]
 # A folder bears the name, so it holds no separator and does not begin with a dot.
 Name: TypeAlias = Annotated[str, AfterValidator(_name_of_a_folder)]
-FormatName: TypeAlias = Annotated[str, AfterValidator(_known_format)]
+FormatName: TypeAlias = Annotated[
+    str, AfterValidator(_known_format), Field(description="name of a format")
+]
 FloatDtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
-Rounding: TypeAlias = Literal[
-    "nearest_even", "nearest_away", "toward_zero", "stochastic"
+Rounding: TypeAlias = Annotated[
+    Literal["nearest_even", "nearest_away", "toward_zero", "stochastic"],
+    Field(description="to which of two neighbours a number goes"),
 ]
 Role: TypeAlias = Literal["activation", "weight", "gradient"]
 Statistic: TypeAlias = Literal[

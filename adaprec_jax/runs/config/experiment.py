@@ -69,9 +69,9 @@ class Experiment(Settings):
     name: Name = Field(description="of the run's folder; no part of the id")
     tags: tuple[str, ...] = Field(default=(), description="no part of the id")
     seed: Seed = Field(default=0, description="root of all random streams")
-    task: Task
-    model: Model
-    optimizer: Optimizer
+    task: Task = Field(description="the data, and what is learned from it")
+    model: Model = Field(description="the network")
+    optimizer: Optimizer = Field(description="how its parameters move")
     steps: Steps = Field(description="train steps, skipped ones included")
     batch_size: Count = Field(description="examples per step")
     micro_batches: Count = Field(
@@ -87,8 +87,12 @@ class Experiment(Settings):
     statistics: tuple[Statistic, ...] = Field(
         default=(), description="logged per contraction and role"
     )
-    schedule: Schedule = Float32()
-    scaling: Scaling = Scaling()
+    schedule: Schedule = Field(
+        default=Float32(), description="which formats each step has"
+    )
+    scaling: Scaling = Field(
+        default=Scaling(), description="how tensors are brought into their range"
+    )
     stored_activations: StoredActivations | None = Field(
         default=None, description="for the backward pass; none keeps them as they are"
     )
@@ -98,8 +102,10 @@ class Experiment(Settings):
     parameter_dtype: FloatDtype = Field(
         default="float32", description="narrower ones have a float32 master"
     )
-    loss_scaling: LossScaling = NoLossScaling()
-    stop: Stop = Stop()
+    loss_scaling: LossScaling = Field(
+        default=NoLossScaling(), description="what the loss is multiplied by"
+    )
+    stop: Stop = Field(default=Stop(), description="when the run ends early")
     costs: tuple[Cost, ...] = Field(
         default=(), description="logged beside the bit operations"
     )

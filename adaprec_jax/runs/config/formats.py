@@ -41,9 +41,15 @@ class SeparateFormats(Settings):
     """Formats of a contraction, separately for each operand of each product."""
 
     kind: Literal["separate"] = "separate"
-    forward: ForwardFormats = ForwardFormats()
-    dgrad: DgradFormats = DgradFormats()
-    wgrad: WgradFormats = WgradFormats()
+    forward: ForwardFormats = Field(
+        default=ForwardFormats(), description="of activation times weight"
+    )
+    dgrad: DgradFormats = Field(
+        default=DgradFormats(), description="of the activation's gradient"
+    )
+    wgrad: WgradFormats = Field(
+        default=WgradFormats(), description="of the weight's gradient"
+    )
 
 
 Formats: TypeAlias = Annotated[

@@ -95,7 +95,10 @@ class NVFP4Scaling(_Rounding):
     )
 
 
-Level: TypeAlias = Literal["nearest_even", "stochastic"]
+Level: TypeAlias = Annotated[
+    Literal["nearest_even", "stochastic"],
+    Field(description="to which of two neighbours a number goes"),
+]
 Per: TypeAlias = Literal["tensor", "slice"]
 _PER = "with its own range: the whole, or each example or output"
 
@@ -149,7 +152,7 @@ Recipe: TypeAlias = Annotated[
     | SWALPScaling
     | MuPPETScaling
     | Imported,
-    Field(discriminator="kind"),
+    Field(discriminator="kind", description="how a tensor of this role is scaled"),
 ]
 
 
@@ -165,7 +168,9 @@ class StoredActivations(Settings):
     """How contractions keep their activations for the backward pass."""
 
     format: FormatName = Field(description="they are rounded to")
-    recipe: Recipe = CurrentScaling()
+    recipe: Recipe = Field(
+        default=CurrentScaling(), description="how they are scaled for it"
+    )
 
     @model_validator(mode="after")
     def _without_state(self) -> "StoredActivations":

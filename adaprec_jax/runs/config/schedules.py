@@ -672,7 +672,7 @@ class Rule(Settings):
     pattern: str = Field(
         min_length=1, description="a glob of paths, first or last; @ names layers"
     )
-    schedule: "Schedule"
+    schedule: "Schedule" = Field(description="what they follow")
 
 
 class PerLayer(Settings):

@@ -78,7 +78,9 @@ class Supervised(Settings):
 
     kind: Literal["supervised"] = "supervised"
     data: Imported = Field(description="returns a Data")
-    target: Literal["classification", "regression"] = "classification"
+    target: Literal["classification", "regression"] = Field(
+        default="classification", description="what is learned of an example"
+    )
     outputs: Count = Field(description="classes, or numbers per example")
 
 

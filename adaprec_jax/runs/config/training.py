@@ -125,8 +125,12 @@ class OwnMoments(Settings):
     """Each in a format of its own, at a scale that is a power of two."""
 
     kind: Literal["own"] = "own"
-    first: Moment = Moment(format="float32")
-    second: Moment = Moment(format="float32")
+    first: Moment = Field(
+        default=Moment(format="float32"), description="the mean of the gradients"
+    )
+    second: Moment = Field(
+        default=Moment(format="float32"), description="the mean of their squares"
+    )
 
 
 Moments: TypeAlias = Annotated[
