@@ -130,7 +130,7 @@ SCHEDULES = {
     "adaptive-loss-scale": AdaptiveLossScale(every=10),
     "pfq": PFQ(forward_bits=(3, 4, 6, 8), gradient_bits=(6, 6, 8, 8), every=20),
     "muppet": MuPPET(bits=(8, 12, 14, 16), every=10, resolution=3, violations=2),
-    "qem": QEM(epoch=100, every=1),
+    "qem": QEM(epoch=100, every=10),
     "apt": APT(
         min_bits=3,
         max_bits=8,

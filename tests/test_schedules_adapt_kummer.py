@@ -18,6 +18,7 @@ from tests.closed_runs import follow, layers, rows
 pytestmark = pytest.mark.usefixtures("fresh_caches")  # compilations are counted
 
 MAX_BITS, BUFFER, BINS, TOLERANCE, SEED = 16, 3, (10, 20), 0.05, 7
+MOST_WEIGHTS = 40
 ARGUMENTS = {
     "start_word": 12,
     "start_fraction": 9,
@@ -29,6 +30,7 @@ ARGUMENTS = {
     "min_resolution": BINS[0],
     "max_resolution": BINS[1],
     "divergence": TOLERANCE,
+    "most_weights": MOST_WEIGHTS,
     "seed": SEED,
 }
 STEPS, SKIPPED = 20, (9,)
@@ -97,7 +99,7 @@ def test_a_run_is_what_its_gradients_weights_and_losses_say(run):
     count, norms = [0] * 3, [0.0] * 3
     total: list = [0.0] * 3
     losses: list = []
-    strategy, seen, decided = 0, set(), 0
+    strategy, seen, decided, sizes = 0, set(), 0, set()
     for step, turn in enumerate(turns):
         if turn.stats.finite:
             loss, window = abs(float(turn.stats.loss)), int(np.mean(lookback))
@@ -132,6 +134,9 @@ def test_a_run_is_what_its_gradients_weights_and_losses_say(run):
                 contraction, layer = ((0, 0), (0, 1), (1, 0))[i]
                 key = jnp.array([SEED, step, contraction, layer], jnp.uint32)
                 inspected = (x[0] if quirks else x).ravel().astype(np.float32)
+                apart = -(-inspected.size // MOST_WEIGHTS)
+                inspected = inspected[:: apart + (apart > 1 and apart % 2 == 0)]
+                sizes.add(inspected.size)
                 word[i], fraction[i] = pushed_down(
                     inspected, word[i], fraction[i], bins[i], key, failing=quirks
                 )
@@ -156,6 +161,7 @@ def test_a_run_is_what_its_gradients_weights_and_losses_say(run):
             np.testing.assert_allclose(held, expected + 0 * held, atol=2e-5)
     assert decided >= 6
     assert len(seen) >= 3
+    assert max(sizes) <= MOST_WEIGHTS
     assert all(1 <= bits <= MAX_BITS for words in seen for bits in words)
 
 
@@ -206,7 +212,7 @@ def test_weights_on_a_grid_keep_the_fraction_of_the_grid_and_the_word_of_their_r
         jnp.int32(100),
         jnp.float32(0.0),
         jnp.array([0, 1], jnp.uint32),
-        Limits(max_bits=16, max_lookback=1, max_bins=100),
+        Limits(max_bits=16, max_lookback=1, max_bins=100, most_weights=4000),
     )
     assert [int(bits) for bits in found] == [7, 5]
 
@@ -233,6 +239,7 @@ def test_the_contract_is_kept():
         ({"min_lookback": 7}, "Expected 1 <= min_lookback <= max_lookback, got 7 and"),
         ({"max_resolution": 9}, "Expected 1 <= min_resolution <= max_resolution"),
         ({"lookback_rate": 0.0}, "lookback_rate must lie above 0 to 1, got 0.0"),
+        ({"most_weights": 0}, "most_weights must be at least 1, got 0"),
         ({"divergence": -1.0}, "divergence must be a number from 0 on, got -1.0"),
         ({"gradient_bits": 0}, "must lie in 1 to 24"),
     ],

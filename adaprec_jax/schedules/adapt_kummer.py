@@ -4,6 +4,7 @@
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -33,12 +34,14 @@ class Limits(NamedTuple):
         max_bits: Of a word.
         max_lookback: Most gradients between two decisions.
         max_bins: Of a histogram.
+        most_weights: Of a layer, in a histogram.
         quirks: Whether to do as the published code does.
     """
 
     max_bits: int
     max_lookback: int
     max_bins: int
+    most_weights: int
     quirks: bool = False
 
 
@@ -123,6 +126,7 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
     min_resolution: int = 50,
     max_resolution: int = 150,
     divergence: float = 0.01,
+    most_weights: int = 65_536,
     seed: int = 0,
     quirks: bool = False,
 ) -> Schedule:
@@ -162,8 +166,8 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
 
     Costs:
         A sum of gradients as large as the weights, and seven numbers a layer; every
-        step a sum over each gradient, at a decision two roundings and histograms of the
-        weights for each candidate (`max_bits` of each kind).
+        step a sum over each gradient, at a decision a rounding and a histogram of the
+        weights, `most_weights` of them, for each candidate (`max_bits` of each kind).
 
     Source:
         Kummer et al. 2021, "Adaptive Precision Training (AdaPT)", arXiv:2107.13490.
@@ -176,9 +180,10 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
         takes probabilities for logarithms, and does not train with the normalised
         gradients or the L1 penalty. The tolerance is ours (the code asks for 0, which
         stochastic rounding hardly meets), and so are one count added to every bin and
-        words of 24 bits at most in the place of 32. How weights round in training is up
-        to their scaling recipe; the source does it stochastically, and rounds the
-        gradients of the weights to the same words.
+        words of 24 bits at most in the place of 32, and that histograms see a part of
+        the weights of a large layer. How weights round in training is up to their
+        scaling recipe; the source does it stochastically, and rounds the gradients of
+        the weights to the same words.
 
     Args:
         start_word: Bits before the first decision.
@@ -192,6 +197,7 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
         min_resolution: Fewest bins of a histogram.
         max_resolution: Most bins, and those at first.
         divergence: Largest one that a shorter word may cause, at least 0.
+        most_weights: Of a layer, that the histograms see, evenly spaced; at least 1.
         seed: Of the noise of stochastic rounding.
         quirks: Whether to do as the published code does; see above.
 
@@ -206,6 +212,7 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
         (min_resolution, max_resolution),
         lookback_rate,
         divergence,
+        most_weights,
     )
     integers(2, gradient_bits)  # says what is wrong with a width out of range
     rule = AdaptRule(
@@ -219,7 +226,7 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
         seed=jnp.uint32(seed),
     )
 
-    limits = Limits(max_bits, max_lookback, max_resolution, quirks)
+    limits = Limits(max_bits, max_lookback, max_resolution, most_weights, quirks)
 
     def init(table: Table) -> AdaptState:
         words = {}
@@ -284,8 +291,8 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
                 [state.rule.seed, step.astype(jnp.uint32), jnp.uint32(index)]
             )
             decide = functools.partial(
-                _decide_all, vectors(seen, c), learned, state.rule, state.strategy,
-                key, limits,
+                _decide_all, _some(vectors(seen, c), most_weights), learned,
+                state.rule, state.strategy, key, limits,
             )  # fmt: skip
             keep = functools.partial(tuple, (learned.word, learned.fraction))
             decided = lax.cond(jnp.any(expired), decide, keep)
@@ -337,6 +344,15 @@ def _learn(
     return kept._replace(total=jnp.where(spread, total, word.total))
 
 
+def _some(x: Float32[Array, "*axes n"], most: int) -> Float32[Array, "*axes m"]:
+    """Returns at most so many weights of each layer, evenly spaced.
+
+    By an odd step, which meets every column of a matrix whose width is a power of two.
+    """
+    step = math.ceil(x.shape[-1] / most)
+    return x[..., :: step | 1 if step > 1 else 1]
+
+
 def _decide_all(
     x: Float32[Array, "*axes n"],
     word: Word,
@@ -374,6 +390,7 @@ def _check(
     resolution: tuple[int, int],
     lookback_rate: float,
     divergence: float,
+    most_weights: int,
 ) -> None:
     """Refuses arguments that are out of range.
 
@@ -407,6 +424,8 @@ def _check(
         raise ValueError(f"lookback_rate must lie above 0 to 1, got {lookback_rate}.")
     if not 0 <= divergence < float("inf"):
         raise ValueError(f"divergence must be a number from 0 on, got {divergence}.")
+    if most_weights < 1:
+        raise ValueError(f"most_weights must be at least 1, got {most_weights}.")
 
 
 def push_down(
