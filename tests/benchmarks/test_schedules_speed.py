@@ -1,8 +1,8 @@
 """What a closed-loop schedule adds to the emulated train step it decides about.
 
-The bundled digits arms at their own or at published intervals, on an MLP 64-1024-1024-10 at batch 256:
-a dispatch that is a whole number of intervals, over one of static 8 bits with the same
-scaling, pairwise, median of 30. What is measured between steps counts, as it does in a
+The bundled digits arms at their own or at published intervals, on an MLP of
+64-1024-1024-10 at batch 256: a dispatch that is a whole number of intervals, over one
+of static 8 bits with the same
 run: statistics, accumulated gradients, the decision itself.
 """
 
