@@ -126,7 +126,7 @@ def adapt_kummer(  # noqa: PLR0913 (one keyword for each number of the rule)
     min_resolution: int = 50,
     max_resolution: int = 150,
     divergence: float = 0.01,
-    most_weights: int = 65_536,
+    most_weights: int = 16_384,
     seed: int = 0,
     quirks: bool = False,
 ) -> Schedule:

@@ -392,7 +392,7 @@ class AdaptKummer(Settings):
         default=0.01, description="of histograms, that a shorter word may cause"
     )
     most_weights: Count = Field(
-        default=65_536, description="of a layer, in a histogram; evenly spaced"
+        default=16_384, description="of a layer, in a histogram; evenly spaced"
     )
     seed: Seed = Field(default=0, description="of the noise of stochastic rounding")
     quirks: bool = Field(default=False, description="as the published code decides")
