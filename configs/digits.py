@@ -31,7 +31,7 @@ of gradients falls; qem gives each tensor 8, 16 or 24 bits, as rounding shifts i
 magnitude; apt has 3 to 8 bits for each layer's weights, by their gradient in steps of
 the grid; accordion has 8 bits where the norm of a layer's gradients changes, else 4;
 maturity has 8 until a layer's relative updates settle, then 4, and maturity-reverse 4
-and then 8. `python -m experiments.schedules` sets all of them beside static bits of
+and then 8. `python -m experiments.schedules` sets all of them beside static formats of
 equal cost; the README has its table.
 """
 

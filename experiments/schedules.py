@@ -1,4 +1,4 @@
-"""Every bundled schedule of a task over seeds, beside static bits at equal cost.
+"""Every bundled schedule of a task over seeds, beside static formats of equal cost.
 
     python -m experiments.schedules [--task digits] [--seeds 5] [--out DIR]
                                     [--one-by-one] [ARM ...]
@@ -48,7 +48,7 @@ class Trained(NamedTuple):
 
 
 class Frontier(NamedTuple):
-    """What static bits reach: cost by width, and the metric by width and seed."""
+    """What static formats reach: cost by format, and the metric by format and seed."""
 
     cost: np.ndarray
     metric: np.ndarray
@@ -121,7 +121,7 @@ def _stored(out: Path, arm: Experiment, seed: int) -> list[float]:
 
 
 def at_cost(frontier: Frontier, cost: np.ndarray) -> np.ndarray:
-    """Returns for each seed the metric of static bits at its cost, interpolated.
+    """Returns for each seed the metric of static formats at its cost, interpolated.
 
     NaN beyond the frontier: nothing is extrapolated.
 
