@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from adaprec_jax import experiment, run
 
@@ -19,6 +20,7 @@ def ran(block: str, folder: Path):
     return run(experiment(str(path), shorter), out=folder / "runs")
 
 
+@pytest.mark.slow
 def test_the_config_with_a_cycle_trains(tmp_path):
     (block,) = (block for block in CONFIGS if "CPT" in block)
     ended = ran(block, tmp_path)
@@ -26,6 +28,7 @@ def test_the_config_with_a_cycle_trains(tmp_path):
     assert np.isfinite(ended.metrics["loss"]).all()
 
 
+@pytest.mark.slow
 def test_the_config_with_rules_trains_its_middle_layer_in_four_bits(tmp_path):
     (block,) = (block for block in CONFIGS if "PerLayer" in block)
     ended = ran(block, tmp_path)

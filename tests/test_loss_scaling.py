@@ -415,6 +415,7 @@ def test_a_gradient_that_only_unscaling_overflows_is_skipped():
     assert (w, state.skipped) == (1.0, 1)
 
 
+@pytest.mark.slow
 def test_the_train_step_skips_a_gradient_that_only_unscaling_overflows():
     """The gradient is 1e40, which with a scale of 2**-10 float32 holds."""
 

@@ -151,6 +151,7 @@ def experiment(factory: str, arguments: str = "{}", *more: str):
     return overrides.apply(load("digits-cpt"), settings)
 
 
+@pytest.mark.slow
 def test_a_run_uses_them_and_is_repeated_to_the_bit(tmp_path: Path):
     recipe = (
         '{"kind":"import","target":"own_pieces:percentile","arguments":{"percent":99}}'
@@ -310,6 +311,7 @@ def test_a_target_that_is_none_is_refused_by_the_config():
         )
 
 
+@pytest.mark.slow
 def test_a_new_schedule_runs_and_passes_its_test(tmp_path: Path, capsys):
     call = ["adaprec", "new", "schedule", "halves", "--folder", str(tmp_path / "own")]
     with pytest.MonkeyPatch.context() as patch:

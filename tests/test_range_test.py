@@ -92,6 +92,7 @@ def test_the_bits_of_a_range_test_rise_one_by_one():
     ("threshold", "min_bits"),
     [("0.02", 4), pytest.param("0.9", None, marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_the_command_trains_until_a_width_learns(
     threshold, min_bits, capsys, monkeypatch
 ):

@@ -208,6 +208,7 @@ def test_a_diverged_run_says_in_which_step_and_layer_it_began(tmp_path):
     assert list(columns["loss"]) == [2]
 
 
+@pytest.mark.slow
 def test_a_failed_run_keeps_its_traceback_and_can_go_on(done, tmp_path, monkeypatch):
     directory = store.locate(tmp_path, tiny())
 
@@ -323,6 +324,7 @@ def test_ctrl_c_before_the_first_step_leaves_with_one_line(tmp_path):
     assert err == "adaprec: stopped; what is on disk is kept.\n"
 
 
+@pytest.mark.slow
 def test_scores_are_compiled_once(tmp_path, caplog):
     with jax.log_compiles():
         running.run(tiny({"steps": "8", "evaluate_every": "8"}), out=tmp_path)

@@ -161,6 +161,7 @@ each_layer = pytest.mark.parametrize("name", LAYERS)
 each_recipe = pytest.mark.parametrize("kind", RECIPES)
 
 
+@pytest.mark.slow
 def test_the_contract_without_powers_of_two():
     check_recipe(per_channel(power_of_two=False))
 

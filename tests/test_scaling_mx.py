@@ -215,6 +215,7 @@ def relative_error(recipe, x, name):
     return np.mean(np.square(x - found)) / np.mean(np.square(x))
 
 
+@pytest.mark.slow
 def test_the_errors_of_a_gaussian():
     x = np.random.default_rng(0).standard_normal((4096, 32)).astype(np.float32)
     whole = current(power_of_two=False)

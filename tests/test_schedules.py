@@ -697,7 +697,7 @@ WRONG = {
     ),
     "unwatched role": (
         lambda: follow_once(CONTROLLER(), empty(TABLE, Watch(roles=("weight",)))),
-        r"\['activation'\] of 'Dense_0'.*Watch of the signal and of these roles",
+        r"\['activation'\] of 'Dense_0'.*did not gather",
     ),
     "stack": (
         lambda: stack([CPT.init(TABLE), CONTROLLER().init(TABLE)]),

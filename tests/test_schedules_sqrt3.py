@@ -97,6 +97,7 @@ def switches(noises, **settings) -> list[bool]:
 
 
 @pytest.mark.parametrize("per", ["run", "layer"])
+@pytest.mark.slow
 def test_the_limit_is_three_times_the_variance_of_the_noise(per):
     settings = {"per": per, "decay": 0.0, "patience": 1}
     assert switches([0.99, 0.99, 1.01, 0.5], **settings) == [False, False, True, True]

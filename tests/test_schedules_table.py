@@ -55,6 +55,7 @@ def test_every_option_is_explained():
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.slow
 def test_what_is_trained_is_not_trained_again(one_by_one, tmp_path, monkeypatch):
     arms = {f"static {bits}": small(bits) for bits in (3, 8)}
     first = schedules.trained(arms, 2, tmp_path, one_by_one=one_by_one)

@@ -56,6 +56,7 @@ def test_stochastic_rounding_passes():
         scaling.blockwise(5, square=True),
     ],
 )
+@pytest.mark.slow
 def test_every_recipe_passes(recipe):
     check_recipe(recipe)
 

@@ -172,6 +172,7 @@ def compiled():
 
 
 @pytest.mark.parametrize("poisoned", [True, False])
+@pytest.mark.slow
 def test_bad_data_ends_a_run_with_the_step_and_the_layer(poisoned):
     def fetch(numbers):
         x, y = batches(len(numbers), int(numbers[0]))

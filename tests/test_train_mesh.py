@@ -47,6 +47,7 @@ def trained(name: str, devices: int, steps: int):
     return np.concatenate(losses), state, metrics
 
 
+@pytest.mark.slow
 def test_one_step_differs_by_the_order_of_its_reductions_alone():
     one, eight = (trained("controlled", devices, 1) for devices in (1, 8))
     np.testing.assert_allclose(eight[0], one[0], rtol=1e-6)
