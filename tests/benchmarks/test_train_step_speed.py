@@ -1,8 +1,8 @@
 """What emulated FP8 adds to a float32 train step, beside other libraries' FP8.
 
 Each timed unit runs right after one of float32, and the ratio is taken pairwise;
-medians with quartiles. Compilation counts tracing, lowering and compiling, the second
-time in a process.
+medians with quartiles. Compilation counts tracing, lowering and compiling, the fastest
+of three after a first one.
 
     pytest tests/benchmarks/test_train_step_speed.py -m speed -s
 """
@@ -20,7 +20,7 @@ from adaprec_jax.contractions import Watch
 from tests.benchmarks import workloads
 from tests.benchmarks.workloads import Step
 
-PAIRS = 40
+PAIRS = 80
 WATCH = Watch(("underflow_fraction", "sqnr_db"))
 OURS = {
     "shared": functools.partial(workloads.emulated, shared=True),
@@ -51,12 +51,14 @@ class Compiled:
 
     def __init__(self, step: Step, batch: tuple):
         carried = jax.tree.map(jax.numpy.copy, step.carried)
-        for _ in range(2):  # The first time imports, and fills caches of Python.
+        seconds = []
+        for _ in range(4):  # The first time imports, and fills caches of Python.
             jax.clear_caches()
             start = time.perf_counter()
             lowered = jax.jit(step.fn, donate_argnums=0).lower(carried, batch)
             self.fn = lowered.compile()
-            self.seconds = time.perf_counter() - start
+            seconds.append(time.perf_counter() - start)
+        self.seconds = min(seconds[1:])
         self.carried, self.batch = carried, batch
 
     def __call__(self) -> float:
