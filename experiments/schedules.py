@@ -81,15 +81,17 @@ def trained(
     They differ in the numbers of their schedules alone; runs in `out` are read.
     """
     out.mkdir(parents=True, exist_ok=True)
-    packs = [[seed] for seed in range(seeds)] if one_by_one else [[*range(seeds)]]
-    for pack in packs:
+    packs = [(arms, [*range(seeds)])]
+    if one_by_one:
+        packs = [({n: arm}, [k]) for k in range(seeds) for n, arm in arms.items()]
+    for group, pack in packs:
         missing = {
             name: arm
-            for name, arm in arms.items()
+            for name, arm in group.items()
             if not all(_path(out, arm, seed).exists() for seed in pack)
         }
-        for group in [[name] for name in missing] if one_by_one else [[*missing]]:
-            _train({name: missing[name] for name in group}, pack, out)
+        if missing:
+            _train(missing, pack, out)
     return [
         Trained(*np.transpose([_stored(out, arm, seed) for seed in range(seeds)]))
         for arm in arms.values()
@@ -98,8 +100,6 @@ def trained(
 
 def _train(arms: Mapping[str, Experiment], seeds: Sequence[int], out: Path) -> None:
     """Trains experiments as one pack, and stores each run."""
-    if not arms:
-        return
     for name, found in train_pack(arms, seeds).arms.items():
         for k, seed in enumerate(seeds):
             path = _path(out, arms[name], seed)
