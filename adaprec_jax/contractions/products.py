@@ -22,6 +22,7 @@ from adaprec_jax.contractions.jax_internals import (
     vary_over,
     varying_axes,
 )
+from adaprec_jax.contractions.kernels import Kernel, Kernels, no_number
 from adaprec_jax.contractions.observe import (
     Asked,
     Observed,
@@ -39,7 +40,7 @@ from adaprec_jax.scaling import Recipe, Recipes, Use, current
 # The operands of a contraction, in the order of a `Layout`.
 SLOTS = ("activation", "weight")
 
-Bilinear: TypeAlias = Callable[[Array, Array], Array]
+Bilinear: TypeAlias = Callable[..., Array]
 
 
 class States(NamedTuple):
@@ -54,7 +55,7 @@ class Layout(NamedTuple):
     """Static description of one contraction; where its member axes are.
 
     Attributes:
-        product: Forms the result from activation and weight, float32 in and out.
+        product: Forms the result from activation and weight, in the dtypes of a kernel.
         sizes: Sizes of the member axes, outermost first.
         activation: Positions of the member axes in the activation.
         weight: Positions of the member axes in the weight.
@@ -63,6 +64,7 @@ class Layout(NamedTuple):
         sliced: Which axes tell the slices of each operand apart.
         in_time: Whether the contraction is repeated with the same weight, in a loop
             over time; its rounding then moves out of the loop.
+        kernels: In which dtypes its products are formed.
     """
 
     product: Bilinear
@@ -73,6 +75,7 @@ class Layout(NamedTuple):
     summed: Summed
     sliced: Sliced
     in_time: bool = False
+    kernels: Kernels = Kernels()
 
 
 class Stored(NamedTuple):
@@ -154,8 +157,9 @@ def rounded_contraction(
     ) -> Array:  # fmt: skip
         del operands, data, probe
         left, right = rounded
-        product = layout.product(left.values, right.values)
-        return _rescale(product, left, right, layout.out)
+        kernel = layout.kernels.forward
+        product = layout.product(left.values, right.values, kernel)
+        return _rescale(product, left, right, layout.out, kernel)
 
     def forward_rule(*primals: Any) -> tuple[Array, Any]:
         operands, rounded, data, probe = jax.tree.map(
@@ -207,20 +211,24 @@ def _backward(
     if wanted.activation:
         fmt = _weight_format(layout, done, dgrad.weight)
         right = rounded("weight", "dgrad", weight, fmt)
+        kernel = layout.kernels.dgrad
         to_activation = linear_transpose(
-            lambda a: layout.product(a, right.values), activation
+            lambda a: layout.product(a, right.values), activation, kernel
         )
         product = to_activation(down.values)
-        gradients[0] = _rescale(product, down, right, layout.activation)
+        gradients[0] = _rescale(product, down, right, layout.activation, kernel)
         done = product
     if wanted.weight:
         shared = isinstance(data.entry, SharedPrecision)
         if not shared or recipes.gradient.per_product:
             down = rounded("gradient", "wgrad", gradient, wgrad.gradient)
         left = rounded("activation", "wgrad", activation, after(done, wgrad.activation))
-        to_weight = linear_transpose(lambda w: layout.product(left.values, w), weight)
+        kernel = layout.kernels.wgrad
+        to_weight = linear_transpose(
+            lambda w: layout.product(left.values, w), weight, kernel
+        )
         product = to_weight(down.values)
-        gradients[1] = _rescale(product, down, left, layout.weight)
+        gradients[1] = _rescale(product, down, left, layout.weight, kernel)
     return tuple(
         None if d is None else d.astype(x.dtype)
         for d, x in zip(gradients, operands, strict=True)
@@ -307,7 +315,11 @@ def _key(data: Data, product: str, role: str) -> Array | None:
 
 
 def _rescale(
-    product: Float[Array, "..."], a: Rounded, b: Rounded, members: tuple[int, ...]
+    product: Array, a: Rounded, b: Rounded, members: tuple[int, ...], kernel: Kernel
 ) -> Float[Array, "..."]:
     """Returns the product in the units of its operands: scales multiply the result."""
-    return product * spread(a.scale * b.scale, members, product.ndim)
+    scale = a.scale * b.scale
+    for rounded, dtype in zip((a, b), kernel, strict=True):
+        if (lost := no_number(rounded.values, dtype)) is not None:
+            scale = jnp.where(lost, jnp.nan, scale)
+    return product.astype(jnp.float32) * spread(scale, members, product.ndim)

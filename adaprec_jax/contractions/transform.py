@@ -1,6 +1,6 @@
 """The function transforms: a table, a rounded function, and its gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Key
 from adaprec_jax.contractions import jax_internals as internals, names
 from adaprec_jax.contractions.compute_dtype import Compute
 from adaprec_jax.contractions.fitting import fit
+from adaprec_jax.contractions.kernels import Kernels
 from adaprec_jax.contractions.observe import Asked, Observed, Probe, Watching
 from adaprec_jax.contractions.products import States, Stored
 from adaprec_jax.contractions.statistics import (
@@ -56,6 +57,8 @@ class Options(NamedTuple):
             pass are kept for it; what else a function keeps (the argument of a
             nonlinearity) is not reached. None keeps them as they are. It is emulated:
             the numbers are those of the narrow format, the memory is not.
+        kernels: In which dtypes products are formed, by contraction. They must hold
+            what the plan rounds to; `adaprec_jax.native` finds them.
     """
 
     recipes: RecipesFor = Recipes(current(), current(), current())
@@ -64,6 +67,7 @@ class Options(NamedTuple):
     axis_names: tuple[str, ...] = ()
     untouched: Callable[[Contraction], bool] = lambda contraction: False
     stored: Stored | None = None
+    kernels: Mapping[str, Kernels] = {}
 
 
 def contraction_table(
@@ -148,7 +152,7 @@ def init_recipes(table: Table, recipes: RecipesFor) -> RecipeStates:
     """Returns the first states of the scaling recipes of every contraction."""
     states = {}
     for c in table.contractions:
-        chosen = _recipes_for(recipes, c)
+        chosen = recipes_for(recipes, c)
         states[c.name] = States(*(recipe.init(c.axes) for recipe in chosen))
     return states
 
@@ -168,7 +172,7 @@ def update_recipes(
             *(
                 recipe.update(state, seen[role]) if role in seen else state
                 for role, recipe, state in zip(
-                    ROLES, _recipes_for(recipes, c), states[c.name], strict=True
+                    ROLES, recipes_for(recipes, c), states[c.name], strict=True
                 )
             )
         )
@@ -275,9 +279,7 @@ def _trace(
     closed, out_shape = internals.trace(fn, *args)
     found = _survey(closed, args, options)
     sites = {site.contraction.name: site for site in found.sites.values()}
-    recipes = {
-        n: _recipes_for(options.recipes, s.contraction) for n, s in sites.items()
-    }
+    recipes = {n: recipes_for(options.recipes, s.contraction) for n, s in sites.items()}
     if options.compute_dtype is not None and not isinstance(
         options.compute_dtype, Compute
     ):
@@ -301,11 +303,16 @@ def _trace(
 
 def stateful_roles(recipes: RecipesFor, contraction: Contraction) -> tuple[str, ...]:
     """Returns the roles whose scaling recipe has a state, and so needs the amax."""
-    chosen = zip(ROLES, _recipes_for(recipes, contraction), strict=True)
+    chosen = zip(ROLES, recipes_for(recipes, contraction), strict=True)
     return tuple(role for role, recipe in chosen if recipe.init(()) != ())
 
 
-def _recipes_for(recipes: RecipesFor, contraction: Contraction) -> Recipes:
+def recipes_for(recipes: RecipesFor, contraction: Contraction) -> Recipes:
+    """Returns the scaling recipes of a contraction.
+
+    Raises:
+        TypeError: They are no `Recipes`.
+    """
     chosen = recipes(contraction) if callable(recipes) else recipes
     if not isinstance(chosen, Recipes):
         raise TypeError(
@@ -333,6 +340,7 @@ def _run(
         traced.watching,
         options.compute_dtype,
         options.stored,
+        options.kernels,
     )
     if probes is None:
         probes = _zero_probes(traced, Watch())

@@ -21,6 +21,12 @@ from adaprec_jax.contractions.compute_dtype import (
     widest,
 )
 from adaprec_jax.contractions.jax_internals import Eqn, Jaxpr, aval
+from adaprec_jax.contractions.kernels import (
+    Kernel,
+    Kernels,
+    accumulator,
+    operand,
+)
 from adaprec_jax.contractions.observe import Asked, Observed, Probe, Watching
 from adaprec_jax.contractions.products import (
     Data,
@@ -49,6 +55,7 @@ class Settings(NamedTuple):
         watching: Statistics by contraction name.
         compute: The dtype of what lies between contractions; None leaves it alone.
         stored: How activations are kept for the backward pass; None: as they are.
+        kernels: In which dtypes products are formed, by contraction name.
     """
 
     survey: Survey
@@ -56,6 +63,7 @@ class Settings(NamedTuple):
     watching: Mapping[str, Watching]
     compute: Compute | None
     stored: Stored | None
+    kernels: Mapping[str, Kernels]
 
 
 class Live(NamedTuple):
@@ -172,7 +180,8 @@ def _contraction(
         }
     data = Data(live.plan[name], live.states[name], keys, live.asked)
     out, seen = rounded_contraction(
-        _layout(eqn, site, rest), settings.recipes[name], watching,
+        _layout(eqn, site, rest, settings.kernels.get(name, Kernels())),
+        settings.recipes[name], watching,
         operands, data, live.probes[name], _stored(settings, site),
     )  # fmt: skip
     low = settings.compute.dtype if settings.compute else aval(eqn.outvars[0]).dtype
@@ -195,27 +204,32 @@ def _spread_over(ins: list[Value], weight_side: int) -> dict[str, frozenset[str]
     return {"activation": activation, "weight": weight, "gradient": left | right}
 
 
-def _layout(eqn: Eqn, site: Site, rest: Sequence[Array]) -> Layout:
-    """Returns how the product is formed in float32 and where its members lie."""
-    # Without these, "float32" is TF32 on recent GPUs and bfloat16 on TPUs.
-    exact = {"precision": (lax.Precision.HIGHEST,) * 2,
-             "preferred_element_type": jnp.dtype("float32")}  # fmt: skip
+def _layout(eqn: Eqn, site: Site, rest: Sequence[Array], kernels: Kernels) -> Layout:
+    """Returns how the product is formed and where its members lie."""
     swapped = site.weight_side == 0
 
-    def product(activation: Array, weight: Array) -> Array:
+    def product(activation: Array, weight: Array, kernel: Kernel = Kernel()) -> Array:
+        activation = operand(activation, kernel.left)
+        weight = operand(weight, kernel.right)
         pair = (weight, activation) if swapped else (activation, weight)
+        # Without HIGHEST, "float32" is TF32 on recent GPUs and bfloat16 on TPUs, and
+        # the sums of float8 products are formed in fewer bits than float32's.
+        exact = {
+            "precision": (lax.Precision.HIGHEST,) * 2,
+            "preferred_element_type": accumulator(kernel),
+        }
         return eqn.primitive.bind(*pair, *rest, **eqn.params | exact)
 
     in_time = bool(site.slots) and site.slots[-1].kind == "time"
     summed = summed_axes(eqn, site.weight_side)
     sliced = sliced_axes(eqn, site.weight_side, members=bool(site.members))
     if not site.members:
-        return Layout(product, (), (), (), (), summed, sliced, in_time)
+        return Layout(product, (), (), (), (), summed, sliced, in_time, kernels)
     left, right = eqn.params["dimension_numbers"][1]
     activation, weight = (right, left) if swapped else (left, right)
     out = tuple(range(len(left)))
     sides = tuple(activation), tuple(weight)
-    return Layout(product, site.members, *sides, out, summed, sliced, in_time)
+    return Layout(product, site.members, *sides, out, summed, sliced, in_time, kernels)
 
 
 def _scan(

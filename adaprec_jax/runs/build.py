@@ -33,6 +33,7 @@ from adaprec_jax.contractions import (
     Watch,
     contraction_table,
 )
+from adaprec_jax.native import learns
 from adaprec_jax.precision import Entry, Plan
 from adaprec_jax.runs import config, expected, format_names, imports
 from adaprec_jax.runs.build_task import make_task
@@ -153,9 +154,15 @@ def make_program(experiment: Experiment, task: Task) -> Program:
         experiment.schedule, experiment.steps, expected.decay(experiment)
     )
     watch, gather_every = make_watch(experiment, schedule)
+    table = make_table(experiment, task)
+    if experiment.execution.late is not None:
+        nothing = stats.empty(table, watch)
+        if learns(schedule, nothing, schedule.init(table)):
+            every, dispatches = experiment.steps_per_dispatch, experiment.execution.late
+            schedule = schedules.late(schedule, every, dispatches)
     return Program(
         loss=task.loss,
-        table=make_table(experiment, task),
+        table=table,
         schedule=schedule,
         transformation=make_transformation(experiment),
         options=Options(

@@ -1,6 +1,5 @@
 """What a schedule that depends on the step alone decides at each step of a run."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,8 +9,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Int32, PyTree
 
 from adaprec_jax import formats, stats
-from adaprec_jax.contractions.statistics import Stats
 from adaprec_jax.cost import step_cost
+from adaprec_jax.native import learns
 from adaprec_jax.runs import kinds
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.train import Program, record
@@ -37,7 +36,7 @@ def decisions(
     nothing = stats.empty(table, program.watch)
     counted = all(contraction.executions for contraction in table.contractions)
     state = program.schedule.init(table)
-    if program.schedule.observe or _looks(update, nothing, state):
+    if learns(program.schedule, nothing, state):
         raise kinds.closed(experiment)
 
     def decide(state: PyTree, step: Int32[Array, ""]) -> tuple[PyTree, tuple[Any, Any]]:
@@ -69,11 +68,3 @@ def decisions(
         np.concatenate(widths),
         np.concatenate(costs) if counted else None,
     )
-
-
-def _looks(update: Callable[..., Any], nothing: Stats, state: PyTree) -> bool:
-    """Returns whether a schedule computes anything from what training measured."""
-    jaxpr = jax.make_jaxpr(update)(jnp.int32(0), nothing, state).jaxpr
-    measured = jaxpr.invars[1 : 1 + len(jax.tree.leaves(nothing))]
-    used = [each for equation in jaxpr.eqns for each in equation.invars]
-    return any(one is other for one in (*used, *jaxpr.outvars) for other in measured)

@@ -7,7 +7,6 @@ step are written before the checkpoint of that step; on resume those above it go
 import contextlib
 import datetime
 import functools
-import itertools
 import signal
 import sys
 import threading
@@ -27,6 +26,7 @@ from adaprec_jax.report.progress import Display, Moment, display
 from adaprec_jax.runs import environment, expected, metrics, rows, sinks, store
 from adaprec_jax.runs.build import Built, build
 from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.dispatching import dispatching
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.leaving import cursor, leave
 from adaprec_jax.runs.memory import check_fits
@@ -40,11 +40,8 @@ from adaprec_jax.train import (
     TrainState,
     data_mesh,
     evaluate,
-    everywhere,
     make_diagnose,
-    make_dispatch,
     make_score,
-    make_train_step,
     record,
     replicate,
     shard,
@@ -145,10 +142,7 @@ def _train(
 ) -> Outcome:
     start, metric = int(state.calls), built.task.metric.name
     mesh = data_mesh(jax.devices()[: experiment.devices])
-    compilations = itertools.count()
-    dispatch = make_dispatch(
-        make_train_step(built.program), everywhere(mesh), lambda: next(compilations)
-    )
+    state = replicate(state, mesh)
     score = jax.jit(make_score(built.program, built.task.scores))
     path = directory / store.METRICS
     results: dict[str, float] = {}
@@ -156,6 +150,7 @@ def _train(
         metrics.start(path, start, experiment.log_every) as file,
         sinks.opened(experiment, directory, start, shown.say) as show,
         saving(directory / store.CHECKPOINTS, start) as save,
+        dispatching(experiment, built.program, state, mesh) as (dispatch, taken),
         _stoppable() as stop,
     ):
 
@@ -178,7 +173,6 @@ def _train(
             stop=stop,
             diagnose=make_diagnose(built.program),
         )
-        state = replicate(state, mesh)
         ending = train(dispatch, state, _cadence(experiment), hooks)
     if ending.kind == "done":
         means = _means(built, score, ending.state, built.split.test)
@@ -191,7 +185,7 @@ def _train(
     results["bytes_per_parameter"] = expected.bytes_per_parameter(experiment)
     if "cost" in results:
         results |= _work(experiment, built, columns, results["cost"], ending.step)
-    results["compilations"] = next(compilations)
+    results |= taken()
     return Outcome(ending.kind, ending.step, results, _message(ending, directory))
 
 

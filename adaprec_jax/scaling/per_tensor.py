@@ -68,7 +68,7 @@ def none(
         rounded = rounder(x, fmt, key)
         return rounded, jnp.ones(shape_of_scale(x, axes), jnp.float32)
 
-    return Recipe(no_state, round_unscaled, keep_state)
+    return Recipe(no_state, round_unscaled, keep_state, on_grid=quantizer is None)
 
 
 @functools.cache
@@ -112,7 +112,7 @@ def current(
         amax = largest_magnitude(x, axes, axis_names)
         return scaled(amax, x, fmt, key)
 
-    return Recipe(no_state, round_by_own_amax, keep_state)
+    return Recipe(no_state, round_by_own_amax, keep_state, on_grid=quantizer is None)
 
 
 @functools.cache
@@ -203,7 +203,7 @@ def delayed(
             history=jnp.where(stored[..., None], rolled, state.history),
         )
 
-    return Recipe(init, round_by_history, update)
+    return Recipe(init, round_by_history, update, on_grid=quantizer is None)
 
 
 def largest_magnitude(

@@ -46,12 +46,15 @@ class Recipe(NamedTuple):
         per_product: Whether a tensor is rounded for each of its products by itself. The
             keyword `use` of `round` then says which one, and the scale may differ along
             any axis: it broadcasts against `x`.
+        on_grid: Whether what `round` returns are numbers of the format, so that a dtype
+            that holds the format holds them.
     """
 
     init: Callable[[tuple[int, ...]], Any]
     round: Callable[..., tuple[Float32[Array, "..."], Float32[Array, "..."]]]
     update: Callable[[Any, Float32[Array, "..."]], Any]
     per_product: bool = False
+    on_grid: bool = False
 
 
 class Recipes(NamedTuple):

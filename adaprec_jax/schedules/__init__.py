@@ -15,6 +15,7 @@ from adaprec_jax.schedules.constant import constant
 from adaprec_jax.schedules.cpt import cpt
 from adaprec_jax.schedules.cyclic import cyclic
 from adaprec_jax.schedules.deficit import deficit
+from adaprec_jax.schedules.late import LateState, late
 from adaprec_jax.schedules.late_switch import late_switch
 from adaprec_jax.schedules.ldp import ldp
 from adaprec_jax.schedules.maturity import maturity
@@ -39,6 +40,7 @@ from adaprec_jax.schedules.two_threshold import two_threshold
 from adaprec_jax.schedules.warmup import warmup
 
 __all__ = [
+    "LateState",
     "RangeTest",
     "Schedule",
     "Scope",
@@ -58,6 +60,7 @@ __all__ = [
     "delay",
     "hold",
     "join",
+    "late",
     "late_switch",
     "ldp",
     "maturity",

@@ -222,7 +222,7 @@ def clip(schedule: Schedule, *, min_bits: int, max_bits: int) -> Schedule:
         )
         return clipped, state._replace(inner=inner)
 
-    return _around(schedule, init, update)
+    return around(schedule, init, update)
 
 
 class DelayState(NamedTuple):
@@ -253,7 +253,7 @@ def delay(schedule: Schedule, steps: int) -> Schedule:
 
     def init(table: Table) -> DelayState:
         inner = schedule.init(table)
-        first = _first_plan(schedule, table, inner)
+        first = first_plan(schedule, table, inner)
         repeated = jax.tree.map(lambda leaf: jnp.stack([leaf] * steps), first)
         return DelayState(inner, repeated)
 
@@ -269,7 +269,7 @@ def delay(schedule: Schedule, steps: int) -> Schedule:
         plan = jax.tree.map(lambda leaf: leaf[0], queue)
         return plan, DelayState(inner, jax.tree.map(lambda leaf: leaf[1:], queue))
 
-    return _around(schedule, init, update)
+    return around(schedule, init, update)
 
 
 class HoldState(NamedTuple):
@@ -301,7 +301,7 @@ def hold(schedule: Schedule, every: int) -> Schedule:
 
     def init(table: Table) -> HoldState:
         inner = schedule.init(table)
-        return HoldState(inner, _first_plan(schedule, table, inner), jnp.int32(every))
+        return HoldState(inner, first_plan(schedule, table, inner), jnp.int32(every))
 
     def update(
         step: Int32[Array, ""], stats: Stats, state: HoldState
@@ -310,10 +310,10 @@ def hold(schedule: Schedule, every: int) -> Schedule:
         plan = select(step % state.every == 0, decided, state.plan)
         return plan, state._replace(inner=inner, plan=plan)
 
-    return _around(schedule, init, update)
+    return around(schedule, init, update)
 
 
-def _around(
+def around(
     schedule: Schedule, init: Callable[..., Any], update: Callable[..., Any]
 ) -> Schedule:
     """Returns a schedule that looks at what the one inside of it looks at."""
@@ -345,7 +345,7 @@ def _together(
     return Schedule(init, update, reads, every, observe if looks else None, signals)
 
 
-def _first_plan(schedule: Schedule, table: Table, state: PyTree) -> Plan:
+def first_plan(schedule: Schedule, table: Table, state: PyTree) -> Plan:
     """Returns the plan of step 0 without any statistics, as strongly typed arrays."""
     everything = Watch(tuple(QUANTITIES), what_if=schedule.reads.what_if)
     plan, _ = schedule.update(jnp.int32(0), empty(table, everything), state)

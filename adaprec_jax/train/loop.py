@@ -58,18 +58,26 @@ class Hooks(NamedTuple):
     diagnose: Callable[[TrainState, Instant, PyTree], str] | None = None
 
 
+class CannotGoOnError(Exception):
+    """Raised by a dispatch that cannot be carried out, before it took its state.
+
+    Its message says why, as a part of a sentence.
+    """
+
+
 class Ending(NamedTuple):
     """How a run ended.
 
     Attributes:
         kind: "done": all steps were taken. "interrupted": `stop` said so. "diverged":
             the loss, the gradients or the parameters did, in all runs of a pack.
+            "failed": a dispatch cannot be carried out.
         step: The number of the last step that counts.
         state: After it; after a divergence, the last that was sound.
         message: Of a divergence: the step where it began, and the layer.
     """
 
-    kind: Literal["done", "interrupted", "diverged"]
+    kind: Literal["done", "interrupted", "diverged", "failed"]
     step: int
     state: TrainState
     message: str = ""
@@ -98,7 +106,14 @@ def train(
     running: list[_Running] = []
     stops = hooks.stop()
     while step < cadence.steps and not stops:
-        state, metrics = dispatch(state, batches)  # returns before it is computed
+        try:
+            state, metrics = dispatch(state, batches)  # returns before it is computed
+        except CannotGoOnError as error:
+            return (
+                _report(running, state, hooks, leave=0)
+                or _save(step, state, hooks)
+                or Ending("failed", step, state, str(error))
+            )
         running.append(_Running(step, metrics))
         step += cadence.dispatch
         batches = _batches(step, cadence, hooks)

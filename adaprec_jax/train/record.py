@@ -95,7 +95,7 @@ def unpack_plan(packed: PackedPlan, table: Table, like: Plan) -> Plan:
         like: A plan whose entries have the same types; only the types are read.
     """
     plan: Plan = {}
-    for c, where in _places(table):
+    for c, where in places(table):
         fields = formats_of(packed[where].reshape(*c.axes, *packed.shape[1:]))
         six = [Format(*(f[..., k] for f in fields)) for k in range(len(OPERANDS))]
         if isinstance(like[c.name], SharedPrecision):
@@ -160,7 +160,7 @@ def unpack_tensors(
                 )
                 for k, role in enumerate(watch.roles)
             }
-            for c, where in _places(table)
+            for c, where in places(table)
         }
 
     return of_format(0), {
@@ -191,7 +191,7 @@ def pack_signals(
     return {name: in_rows(of) for name, of in signals.items()}
 
 
-def _places(table: Table) -> Iterator[tuple[Contraction, slice]]:
+def places(table: Table) -> Iterator[tuple[Contraction, slice]]:
     """Yields every contraction with its rows."""
     start = 0
     for contraction in table.contractions:

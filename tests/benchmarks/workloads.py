@@ -21,6 +21,7 @@ from adaprec_jax.contractions import (
     contraction_table,
     value_and_grad,
 )
+from adaprec_jax.contractions.kernels import Kernels
 from adaprec_jax.precision import (
     Dgrad,
     Entry,
@@ -109,6 +110,7 @@ def emulated(
     watch: Watch | None = None,
     every: int = 1,
     recipes: Recipes = CURRENT,
+    kernels: Kernels = Kernels(),
 ) -> Step:
     """This project's step: E4M3 weights and activations, E5M2 gradients."""
     model = WORKLOADS[workload][0]({})
@@ -120,6 +122,7 @@ def emulated(
     )
     table = contraction_table(loss, params, batch, options=options)
     plan = jax.tree.map(jnp.asarray, dict.fromkeys(table.names, fp8(shared=shared)))
+    options = options._replace(kernels=dict.fromkeys(table.names, kernels))
     rounded = value_and_grad(loss, options, watch or Watch())
 
     def step(carried: Any, batch: Any) -> Any:

@@ -16,6 +16,7 @@ from adaprec_jax.runs.config.base import (
     Statistic,
     Steps,
 )
+from adaprec_jax.runs.config.execution import Emulated, Execution
 from adaprec_jax.runs.config.recipes import Scaling, StoredActivations
 from adaprec_jax.runs.config.schedules import (
     CPT,
@@ -95,6 +96,9 @@ class Experiment(Settings):
     )
     stored_activations: StoredActivations | None = Field(
         default=None, description="for the backward pass; none keeps them as they are"
+    )
+    execution: Execution = Field(
+        default=Emulated(), description="what the products are formed from"
     )
     compute_dtype: FloatDtype | None = Field(
         default=None, description="between contractions; none is as the model has it"

@@ -1,0 +1,16 @@
+"""What an accelerator multiplies natively, and which of its dtypes hold a format."""
+
+from adaprec_jax.targets.containers import CONTAINERS, holds
+from adaprec_jax.targets.kernels import kernel, pairs_of
+from adaprec_jax.targets.target import Pair, Target, get, names
+
+__all__ = [
+    "CONTAINERS",
+    "Pair",
+    "Target",
+    "get",
+    "holds",
+    "kernel",
+    "names",
+    "pairs_of",
+]
