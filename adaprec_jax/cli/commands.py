@@ -1,14 +1,24 @@
 """The verbs of the command."""
 
-import json
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from adaprec_jax import formats
 from adaprec_jax.cli import tables
+from adaprec_jax.cli.compile import compile_step
+from adaprec_jax.cli.options import (
+    AsJson,
+    Config,
+    Out,
+    Seed,
+    Settings,
+    assignments,
+    given,
+    print_json,
+)
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     expected,
@@ -32,17 +42,6 @@ from adaprec_jax.runs.widths import Widths, rising
 if TYPE_CHECKING:  # It imports matplotlib.
     from adaprec_jax.report.figure import Course
 
-Config: TypeAlias = Annotated[
-    str, typer.Argument(help="A Python or JSON file, or a name of `adaprec configs`.")
-]
-Settings: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Replace a setting; repeatable."),
-]
-Seed: TypeAlias = Annotated[int | None, typer.Option(help="Short for --set seed=N.")]
-Out: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 _EXIT_CODES = {"done": 0, "diverged": 0, "failed": 3, "interrupted": 130}
 
 app = typer.Typer(
@@ -58,6 +57,7 @@ new = typer.Typer(
     help="Write the files that a piece of your own begins with.", no_args_is_help=True
 )
 app.add_typer(new, name="new")
+app.command("compile")(compile_step)
 
 
 @app.command()
@@ -101,7 +101,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train, or go on with a run that was interrupted."""
-    experiment = overrides.apply(load(config), _assignments(settings, seed))
+    experiment = given(config, settings, seed)
     imports.check(experiment)
     directory = store.locate(out, experiment)
     _tell_if_over(directory, as_json=as_json)
@@ -143,14 +143,14 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print every setting with where it came from, the run's id and its cost."""
-    given, assignments = load(config), _assignments(settings, seed)
-    experiment = overrides.apply(given, assignments)
+    before, changed = load(config), assignments(settings, seed)
+    experiment = overrides.apply(before, changed)
     imports.check(experiment)
     if contractions:
         _show_contractions(experiment, as_json=as_json)
         return
     run_id, costs = identity.run_id(experiment), expected.costs(experiment)
-    sources = overrides.sources(given, experiment, assignments)
+    sources = overrides.sources(before, experiment, changed)
     tree = experiment.model_dump(mode="json")
     if as_json:
         shown = {
@@ -160,7 +160,7 @@ def show(
             "sources": sources,
             "notes": notes(experiment),
         }
-        _print_json(shown)
+        print_json(shown)
     else:
         unknown = _unknown(experiment)
         tables.show(run_id, costs, unknown, overrides.leaves(tree), sources)
@@ -185,7 +185,7 @@ def range_test(  # noqa: PLR0913 (one option for each number)
     as_json: AsJson = False,
 ) -> None:
     """Find the fewest bits that learn, for min_bits of a cyclic schedule."""
-    experiment = overrides.apply(load(config), _assignments(settings, seed))
+    experiment = given(config, settings, seed)
     imports.check(experiment)
     tried = Widths(min_bits, max_bits, gradient_bits, steps, window, threshold)
     rising(experiment, tried)  # Says what is wrong before JAX is imported.
@@ -193,8 +193,8 @@ def range_test(  # noqa: PLR0913 (one option for each number)
 
     tested = train(experiment, tried)
     if as_json:
-        given = {"widths": tried._asdict(), **tested._asdict()}
-        _print_json(given | {"found": tested.found._asdict()})
+        shown = {"widths": tried._asdict(), **tested._asdict()}
+        print_json(shown | {"found": tested.found._asdict()})
     else:
         tables.range_test(tested, tried)
 
@@ -239,7 +239,7 @@ def list_configs(*, as_json: AsJson = False) -> None:
     """List every bundled config with its task, its model and its formats."""
     found = catalogue()
     if as_json:
-        _print_json([each._asdict() for each in found])
+        print_json([each._asdict() for each in found])
     else:
         tables.configs(found)
 
@@ -249,7 +249,7 @@ def list_formats(*, as_json: AsJson = False) -> None:
     """List every number format with its range and spacing."""
     rows = formats.rows()
     if as_json:
-        _print_json([row._asdict() for row in rows])
+        print_json([row._asdict() for row in rows])
     else:
         tables.formats(rows)
 
@@ -266,7 +266,7 @@ def list_schedules(
     if kind is None:
         found = kinds.kinds()
         if as_json:
-            _print_json([each._asdict() for each in found])
+            print_json([each._asdict() for each in found])
         else:
             tables.kinds(found)
         return
@@ -274,7 +274,7 @@ def list_schedules(
     said = about(described.kind)
     if as_json:
         listed = [each._asdict() for each in settings]
-        _print_json({**described._asdict(), "about": said, "settings": listed})
+        print_json({**described._asdict(), "about": said, "settings": listed})
     else:
         tables.kind(described, said, settings)
 
@@ -301,7 +301,7 @@ def _config_or_run(what: str, settings: list[str], out: Path) -> Experiment | Pa
     if (Path(what) / store.CONFIG).is_file():
         return Path(what)
     try:
-        given = load(what)
+        loaded = load(what)
     except InputError as no_config:
         if Path(what.rpartition(":")[0] or what).suffix in (".py", ".json"):
             raise
@@ -309,7 +309,7 @@ def _config_or_run(what: str, settings: list[str], out: Path) -> Experiment | Pa
             return store.find(what, out)
         except InputError as no_run:
             raise InputError(*no_config.args, *no_run.args) from no_run
-    experiment = overrides.apply(given, settings)
+    experiment = overrides.apply(loaded, settings)
     imports.check(experiment)
     kinds.check_open(experiment)
     return experiment
@@ -365,11 +365,7 @@ def _show_contractions(experiment: Experiment, *, as_json: bool) -> None:
     ]
     not_reached = [each._asdict() for each in found.not_reached]
     costs = {"cost": found.cost, "gbitops": found.gbitops}
-    _print_json({"contractions": lines, "not_reached": not_reached, **costs})
-
-
-def _assignments(settings: list[str] | None, seed: int | None) -> list[str]:
-    return [*(settings or ()), *([] if seed is None else [f"seed={seed}"])]
+    print_json({"contractions": lines, "not_reached": not_reached, **costs})
 
 
 def _tell_if_over(directory: Path, *, as_json: bool) -> None:
@@ -386,7 +382,7 @@ def _tell(
 ) -> NoReturn:
     """Prints how a run ended, and exits with the code that says so."""
     if as_json:
-        _print_json({"directory": str(directory), **outcome._asdict()})
+        print_json({"directory": str(directory), **outcome._asdict()})
     else:
         tables.outcome(directory, outcome, prefix, _chart(directory, outcome))
     raise typer.Exit(_EXIT_CODES[outcome.state])
@@ -400,7 +396,3 @@ def _chart(directory: Path, outcome: Outcome) -> list[str]:
     except InputError as error:
         return list(error.args)
     return summary.precision_chart(columns, outcome.step)
-
-
-def _print_json(tree: Any) -> None:
-    typer.echo(json.dumps(tree, indent=2))

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax._src import config, core, source_info_util
+from jax._src import config, core, source_info_util, xla_bridge
 from jax._src.ad_checkpoint import remat_p
 from jax._src.custom_derivatives import custom_jvp_call_p, custom_vjp_call_p
 from jax._src.lax.control_flow.conditionals import cond_p
@@ -213,3 +213,8 @@ def keep_sharding(eqn: Eqn, outs: Sequence[Any]) -> list[Any]:
 def trace(fn: Any, *args: Any) -> tuple[ClosedJaxpr, Any]:
     """Returns the jaxpr of `fn` and the shapes of its result."""
     return jax.make_jaxpr(fn, return_shape=True)(*args)
+
+
+def discover_plugins() -> None:
+    """Makes JAX know the compilers that are installed, of devices here or not."""
+    xla_bridge.discover_pjrt_plugins()

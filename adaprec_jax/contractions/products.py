@@ -65,6 +65,7 @@ class Layout(NamedTuple):
         in_time: Whether the contraction is repeated with the same weight, in a loop
             over time; its rounding then moves out of the loop.
         kernels: In which dtypes its products are formed.
+        name: Of the contraction; XLA keeps it beside what the products become.
     """
 
     product: Bilinear
@@ -76,6 +77,7 @@ class Layout(NamedTuple):
     sliced: Sliced
     in_time: bool = False
     kernels: Kernels = Kernels()
+    name: str = ""
 
 
 class Stored(NamedTuple):
@@ -158,7 +160,8 @@ def rounded_contraction(
         del operands, data, probe
         left, right = rounded
         kernel = layout.kernels.forward
-        product = layout.product(left.values, right.values, kernel)
+        with jax.named_scope(f"forward:{layout.name}"):
+            product = layout.product(left.values, right.values, kernel)
         return _rescale(product, left, right, layout.out, kernel)
 
     def forward_rule(*primals: Any) -> tuple[Array, Any]:
@@ -215,7 +218,8 @@ def _backward(
         to_activation = linear_transpose(
             lambda a: layout.product(a, right.values), activation, kernel
         )
-        product = to_activation(down.values)
+        with jax.named_scope(f"dgrad:{layout.name}"):
+            product = to_activation(down.values)
         gradients[0] = _rescale(product, down, right, layout.activation, kernel)
         done = product
     if wanted.weight:
@@ -227,7 +231,8 @@ def _backward(
         to_weight = linear_transpose(
             lambda w: layout.product(left.values, w), weight, kernel
         )
-        product = to_weight(down.values)
+        with jax.named_scope(f"wgrad:{layout.name}"):
+            product = to_weight(down.values)
         gradients[1] = _rescale(product, down, left, layout.weight, kernel)
     return tuple(
         None if d is None else d.astype(x.dtype)

@@ -220,16 +220,19 @@ def _layout(eqn: Eqn, site: Site, rest: Sequence[Array], kernels: Kernels) -> La
         }
         return eqn.primitive.bind(*pair, *rest, **eqn.params | exact)
 
+    name = site.contraction.name
     in_time = bool(site.slots) and site.slots[-1].kind == "time"
     summed = summed_axes(eqn, site.weight_side)
     sliced = sliced_axes(eqn, site.weight_side, members=bool(site.members))
     if not site.members:
-        return Layout(product, (), (), (), (), summed, sliced, in_time, kernels)
+        return Layout(product, (), (), (), (), summed, sliced, in_time, kernels, name)
     left, right = eqn.params["dimension_numbers"][1]
     activation, weight = (right, left) if swapped else (left, right)
     out = tuple(range(len(left)))
     sides = tuple(activation), tuple(weight)
-    return Layout(product, site.members, *sides, out, summed, sliced, in_time, kernels)
+    return Layout(
+        product, site.members, *sides, out, summed, sliced, in_time, kernels, name
+    )
 
 
 def _scan(

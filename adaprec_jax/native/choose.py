@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adaprec_jax.contractions import Contraction
-from adaprec_jax.contractions.kernels import Kernels
+from adaprec_jax.contractions.kernels import Kernel, Kernels
 from adaprec_jax.contractions.transform import recipes_for
 from adaprec_jax.formats import describe
 from adaprec_jax.scaling import Recipe
@@ -57,7 +57,7 @@ def _choice(
                        for side in (0, 1))  # fmt: skip
         why = _emulated(contraction, {role: recipes[role] for role in roles})
         pairs = () if why else pairs_of(target, contraction.primitive)
-        found = kernel(pairs, left, right)
+        found = Kernel(*kernel(pairs, left, right))
         if found.emulated and not why:
             why = _no_pair(pairs, left, right, contraction, target)
         kernels.append(found)

@@ -89,7 +89,7 @@ def build(experiment: Experiment, data: Data | None = None) -> Built:
         order.indices(experiment.seed, 0, experiment.batch_size, len(split.train))
     program = make_program(experiment, task)
     _try_out(experiment, program)
-    init = functools.partial(_init, experiment, task, program)
+    init = functools.partial(first_state, experiment, task, program)
     return Built(task, split, program, jax.random.key(experiment.seed), init)
 
 
@@ -536,12 +536,13 @@ def _variables(
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params), model_state
 
 
-def _init(
+def first_state(
     experiment: Experiment,
     task: Task,
     program: Program,
     key: Key[Array, ""],
     schedule_state: PyTree | None = None,
 ) -> TrainState:
+    """Returns the state before the first step."""
     params, model_state = _variables(experiment, task, key)
     return init_state(program, params, model_state, key, schedule_state)

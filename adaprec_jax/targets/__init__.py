@@ -1,11 +1,12 @@
 """What an accelerator multiplies natively, and which of its dtypes hold a format."""
 
 from adaprec_jax.targets.containers import CONTAINERS, holds
-from adaprec_jax.targets.kernels import kernel, pairs_of
+from adaprec_jax.targets.kernels import EMULATED, kernel, pairs_of
 from adaprec_jax.targets.target import Pair, Target, get, names
 
 __all__ = [
     "CONTAINERS",
+    "EMULATED",
     "Pair",
     "Target",
     "get",

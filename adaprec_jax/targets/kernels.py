@@ -2,19 +2,20 @@
 
 import numpy as np
 
-from adaprec_jax.contractions.kernels import Kernel
 from adaprec_jax.formats import Format
 from adaprec_jax.targets.containers import holds
 from adaprec_jax.targets.target import Pair, Target
+
+EMULATED: Pair = ("float32", "float32")
 
 
 def pairs_of(target: Target, primitive: str) -> tuple[Pair, ...]:
     """Returns the pairs of dtypes that a target multiplies in a JAX primitive.
 
     >>> from adaprec_jax import targets
-    >>> pairs_of(targets.get("h100"), "conv_general_dilated")
-    (('float16', 'float16'), ('bfloat16', 'bfloat16'))
-    >>> pairs_of(targets.get("h100"), "ragged_dot_general")
+    >>> pairs_of(targets.get("tpu-v5e"), "conv_general_dilated")
+    (('int8', 'int8'), ('float8_e5m2', 'float8_e5m2'), ('bfloat16', 'bfloat16'))
+    >>> pairs_of(targets.get("tpu-v5e"), "ragged_dot_general")
     ()
     """
     return {
@@ -23,8 +24,8 @@ def pairs_of(target: Target, primitive: str) -> tuple[Pair, ...]:
     }.get(primitive, ())
 
 
-def kernel(pairs: tuple[Pair, ...], left: Format, right: Format) -> Kernel:
-    """Returns the first pair of dtypes that holds both formats; none is emulation.
+def kernel(pairs: tuple[Pair, ...], left: Format, right: Format) -> Pair:
+    """Returns the first pair of dtypes that holds both formats; `EMULATED` if none.
 
     Args:
         pairs: What can be multiplied, the fastest first.
@@ -36,9 +37,9 @@ def kernel(pairs: tuple[Pair, ...], left: Format, right: Format) -> Kernel:
     ...     formats.get, ("float8_e4m3fn", "float8_e5m2", "int4")
     ... )
     >>> h100 = targets.get("h100").matrix_products
-    >>> tuple(kernel(h100, e5m2, e4m3)), tuple(kernel(h100, int4, int4))
+    >>> kernel(h100, e5m2, e4m3), kernel(h100, int4, int4)
     (('float8_e5m2', 'float8_e4m3fn'), ('int8', 'int8'))
-    >>> tuple(kernel(h100, e5m2, e5m2))  # no unit for it
+    >>> kernel(h100, e5m2, e5m2)  # no unit for it
     ('float16', 'float16')
     """
     for pair in pairs:
@@ -46,5 +47,5 @@ def kernel(pairs: tuple[Pair, ...], left: Format, right: Format) -> Kernel:
             np.all(holds(dtype, fmt))
             for dtype, fmt in zip(pair, (left, right), strict=True)
         ):
-            return Kernel(*pair)
-    return Kernel()
+            return pair
+    return EMULATED

@@ -1,0 +1,137 @@
+"""Compilation for devices that are not there, and what it leaves.
+
+XLA needs a description of a device, not the device. That of a GPU is in the target's
+data file; a TPU's compiler knows its own.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+from jaxtyping import PyTree
+
+from adaprec_jax.contractions import jax_internals as internals
+from adaprec_jax.native import hlo
+from adaprec_jax.targets import Target
+
+# The module that must be there -> the extra that brings it.
+_NEEDS = {
+    "cuda": ("jax_plugins.xla_cuda13", "aot-gpu"),
+    "tpu": ("libtpu", "aot-tpu"),
+}
+# A matrix product goes to cuBLAS; without a device nothing can be tried out.
+_GPU = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+
+
+class Missing(Exception):  # noqa: N818 (no error of the program)
+    """A compiler is not installed; the message names the extra that brings it."""
+
+
+class Ahead(NamedTuple):
+    """A program compiled for a target.
+
+    Attributes:
+        found: What its HLO holds.
+        temporary: Bytes of temporary memory.
+        arguments: Bytes of what goes in.
+        accessed: Bytes that it reads and writes; None where XLA does not say.
+        text: The optimised HLO.
+    """
+
+    found: hlo.Compiled
+    temporary: int
+    arguments: int
+    accessed: float | None
+    text: str
+
+
+def compile_for(target: Target, fn: Callable[..., Any], *args: PyTree) -> Ahead:
+    """Returns `fn(*args)` compiled for a target.
+
+    Args:
+        target: It need not be here.
+        fn: What is compiled.
+        *args: Arrays, or their shapes; nothing is computed.
+
+    Raises:
+        Missing: The compiler for the target is not installed.
+    """
+    with _quiet():
+        device = _device(target)
+        sharding = jax.sharding.SingleDeviceSharding(device)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), args
+        )
+        lowered = (
+            jax.jit(fn, donate_argnums=0)
+            .trace(*shapes)
+            .lower(lowering_platforms=(target.platform,))
+        )
+        options = _GPU if target.platform == "cuda" else {}
+        compiled = lowered.compile(compiler_options=options)
+    executable, memory = compiled.runtime_executable(), compiled.memory_analysis()
+    if executable is None or memory is None:
+        raise RuntimeError(f"XLA does not show what it compiled for {target.title}.")
+    text = executable.hlo_modules()[0].to_string()
+    return Ahead(
+        hlo.read(text),
+        memory.temp_size_in_bytes,
+        memory.argument_size_in_bytes,
+        _accessed(compiled),
+        text,
+    )
+
+
+def _accessed(compiled: Any) -> float | None:
+    try:
+        return compiled.cost_analysis()["bytes accessed"]
+    except (KeyError, TypeError, NotImplementedError, jax.errors.JaxRuntimeError):
+        return None
+
+
+def _device(target: Target) -> Any:
+    if target.platform == "cpu":
+        return jax.devices("cpu")[0]
+    module, extra = _NEEDS[target.platform]
+    if not _installed(module):
+        raise Missing(
+            f"To compile for {target.title} without one, install the extra [{extra}]: "
+            f"pip install 'adaprec-jax[{extra}]'."
+        )
+    if target.platform == "tpu":
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        topology = topologies.get_topology_desc(
+            platform="tpu", topology_name=target.topology
+        )
+    else:
+        internals.discover_plugins()
+        topology = topologies.get_topology_desc(
+            platform="cuda", target_config=target.device, topology="1x1x1"
+        )
+    return topology.devices[0]
+
+
+def _installed(module: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):
+        return importlib.util.find_spec(module) is not None
+    return False
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps away what plugins say when they find no device, in C++ as well."""
+    before, error_stream = logging.root.manager.disable, os.dup(2)
+    logging.disable(logging.ERROR)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(error_stream, 2)
+        os.close(error_stream)
+        logging.disable(before)
