@@ -160,7 +160,7 @@ def rounded_contraction(
         del operands, data, probe
         left, right = rounded
         kernel = layout.kernels.forward
-        with jax.named_scope(f"forward:{layout.name}"):
+        with jax.named_scope(f"forward:{layout.name};"):
             product = layout.product(left.values, right.values, kernel)
         return _rescale(product, left, right, layout.out, kernel)
 
@@ -218,7 +218,7 @@ def _backward(
         to_activation = linear_transpose(
             lambda a: layout.product(a, right.values), activation, kernel
         )
-        with jax.named_scope(f"dgrad:{layout.name}"):
+        with jax.named_scope(f"dgrad:{layout.name};"):
             product = to_activation(down.values)
         gradients[0] = _rescale(product, down, right, layout.activation, kernel)
         done = product
@@ -231,7 +231,7 @@ def _backward(
         to_weight = linear_transpose(
             lambda w: layout.product(left.values, w), weight, kernel
         )
-        with jax.named_scope(f"wgrad:{layout.name}"):
+        with jax.named_scope(f"wgrad:{layout.name};"):
             product = to_weight(down.values)
         gradients[1] = _rescale(product, down, left, layout.weight, kernel)
     return tuple(

@@ -10,7 +10,7 @@ not there in time is waited for, so that results never depend on time.
 import time
 from collections.abc import Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -64,38 +64,26 @@ class Report(NamedTuple):
     failures: tuple[str, ...]
 
 
-class _Plans(Protocol):
-    """Which kernels the dispatches have."""
-
-    def kernels(self, number: int) -> dict[str, Kernels] | None:
-        """Returns those of a dispatch, waiting for it to be known; None at the end."""
-        ...
-
-    def learn(self, number: int, coming: Any) -> None:
-        """Takes what the schedule says after a dispatch about those to come."""
-        ...
-
-    def known(self, number: int) -> int:
-        """Returns up to which dispatch the kernels are known after it was started."""
-        ...
-
-
 class _Foreseen:
+    """The kernels of the dispatches, all of them known."""
+
     def __init__(self, order: tuple[int, ...], kinds: tuple[dict[str, Kernels], ...]):
         self.order, self.kinds = order, kinds
 
     def kernels(self, number: int) -> dict[str, Kernels] | None:
+        """Returns those of a dispatch; None after the last."""
         return self.kinds[self.order[number]] if number < len(self.order) else None
 
     def learn(self, number: int, coming: Any) -> None:
-        pass
+        """Takes what a dispatch says about those to come: nothing new."""
 
     def known(self, number: int) -> int:
+        """Returns up to which dispatch the kernels can be asked for now."""
         return number + _AHEAD
 
 
 class _Learned:
-    """The plans that the dispatches before have decided."""
+    """The kernels of the dispatches, decided by those before them."""
 
     def __init__(self, program: Program, native: Native, first: TrainState):
         self.program, self.native = program, native
@@ -137,7 +125,7 @@ class NativeDispatch:
         self,
         program: Program,
         native: Native,
-        plans: _Plans,
+        plans: _Foreseen | _Learned,
         calls: int,
         out_shardings: jax.sharding.Sharding | None,
     ):
@@ -263,7 +251,7 @@ def make_native_dispatch(
                 f"The run needs {len(kinds)} executables, and max_executables is "
                 f"{native.max_executables}."
             )
-        plans: _Plans = _Foreseen(order, kinds)
+        plans: _Foreseen | _Learned = _Foreseen(order, kinds)
     else:
         plans = _Learned(program, native, first)
     return NativeDispatch(program, native, plans, int(first.calls), out_shardings)
@@ -279,4 +267,6 @@ def _coming(program: Program, state: TrainState) -> Any:
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+    )

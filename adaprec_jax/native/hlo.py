@@ -7,11 +7,19 @@ from typing import NamedTuple
 # Operations that multiply matrices, or a kernel's name begins with these.
 _MULTIPLIES = ("dot", "convolution", "ragged-dot", "scaled-dot")
 _KERNELS = ("__cublas", "__cudnn", "__triton_gemm", "__onednn$matmul", "__onednn$conv")
-_SCOPE = re.compile(r"(forward|dgrad|wgrad):(.*)")
 _INSTRUCTION = re.compile(
     r"^\s*(?:ROOT )?%(?P<name>\S+) = (?P<shape>\(.*?\)|\S+) "
     r"(?P<operation>[\w-]+)\((?P<operands>.*?)\)(?:, |$)"
 )
+
+
+def scope(product: str, contraction: str) -> str:
+    """Returns what `op_name` holds of whatever one product becomes.
+
+    >>> scope("wgrad", "Dense_0")
+    'wgrad:Dense_0;'
+    """
+    return f"{product}:{contraction};"
 
 
 class Product(NamedTuple):
@@ -30,16 +38,10 @@ class Product(NamedTuple):
     def is_of(self, contraction: str, product: str) -> bool:
         """Returns whether it is this product ("wgrad") of this contraction.
 
-        >>> product = Product("dot", ("f32", "f32"), "f/wgrad:a/b/dot_general")
-        >>> product.is_of("a/b", "wgrad")
+        >>> Product("dot", ("f32", "f32"), "jvp(wgrad:a/b;)/dot").is_of("a/b", "wgrad")
         True
         """
-        scope = _SCOPE.search(self.op_name)
-        return bool(
-            scope
-            and scope[1] == product
-            and f"{scope[2]}/".startswith(f"{contraction}/")
-        )
+        return scope(product, contraction) in self.op_name
 
 
 class Compiled(NamedTuple):
@@ -63,10 +65,10 @@ def read(text: str) -> Compiled:
     ... ENTRY %main (a: f8e4m3fn[4,8], b: f8e4m3fn[8,2]) -> f32[4,2] {
     ...   %a = f8e4m3fn[4,8]{1,0} parameter(0)
     ...   %b = f8e4m3fn[8,2]{1,0} parameter(1)
-    ...   ROOT %d = f32[4,2]{1,0} dot(%a, %b), metadata={op_name="f/wgrad:w/dot"}
+    ...   ROOT %d = f32[4,2]{1,0} dot(%a, %b), metadata={op_name="f/wgrad:w;/dot"}
     ... }'''
     >>> read(text).products[0]
-    Product(kernel='dot', dtypes=('f8e4m3fn', 'f8e4m3fn'), op_name='f/wgrad:w/dot')
+    Product(kernel='dot', dtypes=('f8e4m3fn', 'f8e4m3fn'), op_name='f/wgrad:w;/dot')
     """
     products: list[Product] = []
     casts = transposes = 0

@@ -23,7 +23,7 @@ from adaprec_jax.train import (
 )
 
 Dispatch: TypeAlias = Callable[..., Any]
-Taken: TypeAlias = Callable[[], dict[str, float]]
+Taken: TypeAlias = Callable[[], dict[str, int | float]]
 
 # What JAX calls the devices of a target.
 _KINDS = {
@@ -65,7 +65,7 @@ def dispatching(
     except ValueError as error:
         raise InputError(f"execution: {error}") from error
 
-    def taken() -> dict[str, float]:
+    def taken() -> dict[str, int | float]:
         report = dispatch.report()
         return {
             "compilations": report.executables,

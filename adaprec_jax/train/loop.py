@@ -101,7 +101,7 @@ def train(
         ValueError: The cadence does not fit together.
     """
     _check(cadence)
-    step = int(state.calls)
+    step = started = int(state.calls)
     batches = _batches(step, cadence, hooks)
     running: list[_Running] = []
     stops = hooks.stop()
@@ -109,9 +109,10 @@ def train(
         try:
             state, metrics = dispatch(state, batches)  # returns before it is computed
         except CannotGoOnError as error:
+            saved = step == started or _is_due(step, cadence, cadence.save_every)
             return (
                 _report(running, state, hooks, leave=0)
-                or _save(step, state, hooks)
+                or (None if saved else _save(step, state, hooks))
                 or Ending("failed", step, state, str(error))
             )
         running.append(_Running(step, metrics))
