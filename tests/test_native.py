@@ -44,7 +44,7 @@ from tests.small_run import (
     one,
 )
 from tests.test_run import tiny
-from tests.walk_models import Cnn, Mlp, Model, Transformer, linen, normal
+from tests.walk_models import TOKENS, Cnn, Mlp, Model, Transformer, linen, normal
 
 CPU = targets.get("cpu")
 E4M3, E5M2 = formats.get("float8_e4m3fn"), formats.get("float8_e5m2")
@@ -128,7 +128,7 @@ class Lstm(nn.Module):
 MODELS = {
     "mlp": lambda: linen(Mlp(), normal(1, 6, 5)),
     "cnn": lambda: linen(Cnn(), normal(2, 2, 8, 8, 3)),
-    "transformer": lambda: linen(Transformer(), normal(3, 2, 4, 8)),
+    "transformer": lambda: linen(Transformer(), TOKENS),
     "lstm": lambda: linen(Lstm(), normal(4, 3, 5, 4)),
 }
 ENTRIES = {
@@ -315,6 +315,7 @@ def test_a_schedule_that_is_known_needs_an_executable_for_each_set_of_dtypes():
         )
 
 
+@pytest.mark.slow
 def test_a_native_run_goes_on_from_any_dispatch():
     program = PROGRAM._replace(schedule=switching())
     native = Native(CPU, 16, 4)
@@ -336,6 +337,7 @@ def test_a_schedule_that_learns_must_decide_ahead():
         make_native_dispatch(PROGRAM, Native(CPU, 8, 4), first_state())
 
 
+@pytest.mark.slow
 def test_what_does_not_compile_stops_the_run_or_is_emulated():
     schedule = schedules.piecewise([4], [integers(8, 8), integers(4, 4)])
     program = PROGRAM._replace(schedule=schedule, options=Options())
@@ -414,6 +416,7 @@ def test_wrong_settings_get_a_sentence(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_mesh_rounds_and_multiplies_as_one_device():
     program = PROGRAM._replace(schedule=switching())
     alone = make_native_dispatch(program, Native(CPU, 16, 4), first_state(program))

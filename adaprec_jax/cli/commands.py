@@ -8,7 +8,7 @@ import typer
 
 from adaprec_jax import formats
 from adaprec_jax.cli import tables
-from adaprec_jax.cli.compile import compile_step
+from adaprec_jax.cli.compile import compile_step, print_support
 from adaprec_jax.cli.options import (
     AsJson,
     Config,
@@ -245,8 +245,19 @@ def list_configs(*, as_json: AsJson = False) -> None:
 
 
 @app.command("formats")
-def list_formats(*, as_json: AsJson = False) -> None:
+def list_formats(
+    *,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Instead, the dtypes that multiply each format on a device, "
+                     "or on all."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
     """List every number format with its range and spacing."""
+    if target is not None:
+        print_support(target, as_json=as_json)
+        return
     rows = formats.rows()
     if as_json:
         print_json([row._asdict() for row in rows])

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adaprec_jax import targets
 from adaprec_jax.cli.options import AsJson, Config, Seed, Settings, given, print_json
 from adaprec_jax.display import text_table
 from adaprec_jax.runs import imports
@@ -28,10 +29,7 @@ def compile_step(
     as_json: AsJson = False,
 ) -> None:
     """Compile the train step for a device, and print what each product became."""
-    from adaprec_jax.targets.target import names
-
-    if target not in names():
-        raise InputError(f"--target must be one of {', '.join(names())}, got {target}.")
+    _check(target, targets.names())
     experiment = given(config, settings, seed)
     imports.check(experiment)
     # A device that is here is not asked: it would be taken for the one compiled for.
@@ -43,6 +41,34 @@ def compile_step(
         print_json(_tree(report))
     else:
         _print(report)
+
+
+def print_support(target: str, *, as_json: bool) -> None:
+    """Prints which dtypes multiply two operands of each format, by device."""
+    _check(target, (*targets.names(), "all"))
+    chosen = targets.names() if target == "all" else (target,)
+    found = {name: targets.support(targets.get(name)) for name in chosen}
+    if as_json:
+        print_json(found)
+        return
+    head = ("format", *(f"{name}{part}" for name in chosen for part in ("", " conv")))
+    rows = [
+        (fmt, *(_pair(pair) for name in chosen for pair in found[name][fmt]))
+        for fmt in found[chosen[0]]
+    ]
+    typer.echo(text_table(head, rows))
+    for name in chosen:
+        typer.echo(f"{name}: {targets.get(name).title}; {targets.get(name).source}")
+
+
+def _pair(pair: targets.Pair) -> str:
+    """Returns the dtype of both operands in short; a dash where it is emulated."""
+    return "-" if pair == targets.EMULATED else pair[0].replace("float", "f")
+
+
+def _check(target: str, known: tuple[str, ...]) -> None:
+    if target not in known:
+        raise InputError(f"--target must be one of {', '.join(known)}, got {target}.")
 
 
 def _tree(report: "Report") -> dict[str, Any]:

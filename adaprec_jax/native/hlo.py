@@ -50,7 +50,7 @@ class Compiled(NamedTuple):
     Attributes:
         products: In the order of the text.
         casts: Conversions to or from a float8 or integer dtype of 8 bits or fewer.
-        transposes: Operations of their own that only transpose.
+        transposes: Computations that end in one, so that its result is written.
     """
 
     products: tuple[Product, ...]
@@ -84,8 +84,8 @@ def read(text: str) -> Compiled:
             operation = match["operation"]
             if operation == "convert":
                 casts += any(map(_narrow, (dtypes[match["name"]], *kinds)))
-            alone = line.lstrip().startswith("ROOT") and len(computation) == 3
-            transposes += operation == "transpose" and alone
+            last = line.lstrip().startswith("ROOT")
+            transposes += operation == "transpose" and last
             kernel = _kernel(operation, line)
             if kernel:
                 products.append(_product(kernel, kinds, line))

@@ -1,7 +1,7 @@
 """What an accelerator multiplies natively, and which of its dtypes hold a format."""
 
 from adaprec_jax.targets.containers import CONTAINERS, holds
-from adaprec_jax.targets.kernels import EMULATED, kernel, pairs_of
+from adaprec_jax.targets.kernels import EMULATED, kernel, pairs_of, support
 from adaprec_jax.targets.target import Pair, Target, get, names
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "kernel",
     "names",
     "pairs_of",
+    "support",
 ]

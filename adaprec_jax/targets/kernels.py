@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from adaprec_jax import formats
 from adaprec_jax.formats import Format
 from adaprec_jax.targets.containers import holds
 from adaprec_jax.targets.target import Pair, Target
@@ -49,3 +50,23 @@ def kernel(pairs: tuple[Pair, ...], left: Format, right: Format) -> Pair:
         ):
             return pair
     return EMULATED
+
+
+def support(target: Target) -> dict[str, tuple[Pair, Pair]]:
+    """Returns for each named format the pairs that multiply two operands of it.
+
+    The first is that of matrix products, the second that of convolutions.
+
+    >>> from adaprec_jax import targets
+    >>> support(targets.get("tpu7x"))["int4"]
+    (('float8_e4m3fn', 'float8_e4m3fn'), ('float8_e4m3fn', 'float8_e4m3fn'))
+    """
+    grids = {name: formats.get(name) for name in formats.names()}
+    return {
+        name: (
+            kernel(target.matrix_products, grid, grid),
+            kernel(target.convolutions, grid, grid),
+        )
+        for name, grid in grids.items()
+        if isinstance(grid, Format)
+    }
