@@ -296,6 +296,24 @@ def test_late_decisions_hold_from_the_dispatch_after_the_next():
         schedules.late(inner, every=0, dispatches=1)
 
 
+def test_a_schedule_keeps_to_what_a_device_multiplies():
+    h100 = targets.get("h100")
+    wide = SharedPrecision(E4M3, E4M3, formats.get("tf32"))
+    inner = schedules.piecewise([1, 2], [FP8, wide, integers(16, 8)])
+    schedule = schedules.native_on(inner, h100, BF16)
+    state, found = schedule.init(TABLE), []
+    for step in range(3):
+        plan, state = jax.jit(schedule.update)(jnp.int32(step), empty(TABLE), state)
+        found.append([formats.describe(fmt) for fmt in plan["last"]])
+    assert found == [
+        ["float8_e4m3fn", "float8_e4m3fn", "float8_e5m2"],
+        ["bfloat16"] * 3,
+        ["bfloat16"] * 3,
+    ]
+    with pytest.raises(ValueError, match="has no native product of the fallback"):
+        schedules.native_on(inner, h100, formats.get("float32"))
+
+
 def switching() -> schedules.Schedule:
     return schedules.piecewise(
         [6, 10], [FP8, SharedPrecision(BF16, BF16, BF16), integers(4, 8)]

@@ -21,6 +21,7 @@ from adaprec_jax.schedules.ldp import ldp
 from adaprec_jax.schedules.maturity import maturity
 from adaprec_jax.schedules.mor import mor
 from adaprec_jax.schedules.muppet import muppet
+from adaprec_jax.schedules.native_on import native_on
 from adaprec_jax.schedules.pfq import pfq
 from adaprec_jax.schedules.piecewise import piecewise
 from adaprec_jax.schedules.qem import qem
@@ -66,6 +67,7 @@ __all__ = [
     "maturity",
     "mor",
     "muppet",
+    "native_on",
     "observed",
     "per_layer",
     "pfq",
