@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 import typer
 
 from adaprec_jax import formats
-from adaprec_jax.cli import tables
+from adaprec_jax.cli import studies, tables
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     expected,
@@ -58,6 +58,7 @@ new = typer.Typer(
     help="Write the files that a piece of your own begins with.", no_args_is_help=True
 )
 app.add_typer(new, name="new")
+studies.add(app)
 
 
 @app.command()
