@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias
 import typer
 
 from adaprec_jax import formats
-from adaprec_jax.cli import bundles, studies, tables
+from adaprec_jax.cli import bundles, search, studies, tables
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     expected,
@@ -60,6 +60,7 @@ new = typer.Typer(
 app.add_typer(new, name="new")
 studies.add(app)
 bundles.add(app)
+search.add(app)
 
 
 @app.command()
