@@ -9,6 +9,7 @@ import typer
 
 from adaprec_jax import formats
 from adaprec_jax.cli import bundles, search, studies, tables
+from adaprec_jax.cli.compare import compare
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     expected,
@@ -61,6 +62,7 @@ app.add_typer(new, name="new")
 studies.add(app)
 bundles.add(app)
 search.add(app)
+app.command()(compare)
 
 
 @app.command()

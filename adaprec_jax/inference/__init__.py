@@ -18,7 +18,7 @@
 """
 
 from adaprec_jax.inference.across import interquartile_interval, interquartile_mean
-from adaprec_jax.inference.best_of import best_of
+from adaprec_jax.inference.best_of import BestOf, best_of
 from adaprec_jax.inference.difference import Difference, difference
 from adaprec_jax.inference.equivalence import within_margin
 from adaprec_jax.inference.intervals import (
@@ -40,6 +40,7 @@ from adaprec_jax.inference.ranks import (
 from adaprec_jax.inference.several import adjusted
 
 __all__ = [
+    "BestOf",
     "Difference",
     "Interval",
     "adjusted",

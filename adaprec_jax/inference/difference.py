@@ -52,12 +52,12 @@ class Difference(NamedTuple):
     def visible(self, significance: float = 0.05) -> float | None:
         """Returns the smallest effect that is found in 80 of 100 such studies.
 
-        None where a run diverged: by how much is unknown.
+        None where a run diverged, by an unknown amount, and where nothing varies.
 
         Args:
             significance: Of one test; 0.05 over the number of comparisons.
         """
-        if self.error is None or self.freedom is None:
+        if not self.error or self.freedom is None:
             return None
         return smallest_visible(self.error, self.freedom, significance)
 
