@@ -50,6 +50,10 @@ def compare(  # noqa: PLR0913 (one option for each choice)
     best_of: Annotated[
         int | None, typer.Option(min=1, help="Print the best of so many runs, too.")
     ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(help="Split what each schedule gains into what it is due to."),
+    ] = False,
     exploratory: Annotated[
         bool, typer.Option(help="Take runs as they are, and say what is wrong.")
     ] = False,
@@ -76,11 +80,17 @@ def compare(  # noqa: PLR0913 (one option for each choice)
         columns += until(results.arms, name, value)
     found = judge(results, baseline, columns)
     best = verdicts.best_of(results, columns[: len(asked)], best_of)
+    splits = []
+    if controls:
+        from adaprec_jax.studies.split import split
+
+        splits = split(results, baseline, columns[: len(asked)])
     if as_json:
-        tree = verdicts.plain(found) | {"best_of": verdicts.plain([*best.values()])}
-        typer.echo(json.dumps(tree, indent=2))
+        more = {"best_of": [*best.values()], "controls": splits}
+        typer.echo(json.dumps(verdicts.plain(found) | verdicts.plain(more), indent=2))
         return
-    typer.echo("\n".join(verdicts.lines(found, best)))
+    said = [*verdicts.lines(found, best), *verdicts.split_lines(splits)]
+    typer.echo("\n".join(said))
 
 
 def metrics_and_margins(

@@ -10,6 +10,7 @@ from adaprec_jax.runs.errors import InputError
 from adaprec_jax.studies.columns import Column
 from adaprec_jax.studies.compare import Comparison, Summary, Verdict
 from adaprec_jax.studies.results import Results
+from adaprec_jax.studies.split import Split
 
 _HEAD = (
     "arm", "mean", "95 % interval", "cost", "minus baseline", "95 % interval ",
@@ -80,6 +81,30 @@ def lines(found: Comparison, best: Mapping[tuple[str, str], Best]) -> list[str]:
     for name, where, interval in found.across:
         said.append(f"interquartile mean over tasks, {where}, {name}: {span(interval)}")
     return [*said, *found.notes]
+
+
+def split_lines(splits: Sequence[Split]) -> list[str]:
+    """Returns what each schedule gains, and what that is due to, as lines of text."""
+    said = []
+    for each in splits:
+        title = f"{each.arm}, {each.column}, cost {each.cost:.4f}"
+        said += ["", f"{title}: no headline, {each.missing}" if each.missing else title]
+        rows = [
+            [
+                part.name, f"{part.difference.estimate + 0.0:+.4g}",
+                _ends(part.difference.low, part.difference.high), _p(part.p),
+                part.answer,
+                number(part.visible if part.answer == "inconclusive" else None),
+                part.of,
+            ]
+            for part in each.parts
+        ]  # fmt: skip
+        head = ("part", "gain", "95 % interval", "p", "verdict", "could see", "of")
+        said += [text_table(head, rows)] if rows else []
+    if splits:
+        count = sum(len(each.parts) for each in splits)
+        said += ["", f"p-values of the parts are adjusted for {count} of them (Holm)."]
+    return said
 
 
 def span(interval: inference.Interval) -> str:

@@ -118,8 +118,7 @@ def compare(results: Results, baseline: str, columns: Sequence[Column]) -> Compa
         for column in columns
         for arm, base in pairs
     ]
-    claims = [_claims(difference) for *_, difference, _ in found]
-    adjusted = inference.adjusted(claims)
+    adjusted = inference.adjusted([claims(difference) for *_, difference, _ in found])
     verdicts = tuple(
         _verdict(*each, ps, len(found))
         for each, ps in zip(found, adjusted, strict=True)
@@ -145,6 +144,27 @@ def summary(arm: Arm, column: Column) -> Summary:
         arm.name, column.name, inference.mean_interval(ranked), len(values), bad,
         inference.wilson_interval(bad, len(values)), float(np.mean(costs)),
     )  # fmt: skip
+
+
+def answered(difference: Difference, ps: Sequence[float], *, higher: bool) -> Answer:
+    """Returns what may be said of a difference.
+
+    Args:
+        difference: Arm minus baseline.
+        ps: Adjusted p-values, that of the difference and perhaps that of equivalence.
+        higher: Whether a higher value is better.
+    """
+    if len(ps) > 1 and ps[1] <= SIGNIFICANCE:
+        return "equivalent"
+    if ps[0] <= SIGNIFICANCE:
+        return "better" if (difference.estimate > 0) == higher else "worse"
+    return "inconclusive"
+
+
+def claims(difference: Difference) -> list[float]:
+    """Returns the p-values of a difference and, with a margin, of equivalence."""
+    within = difference.p_within
+    return [difference.p] if within is None else [difference.p, within]
 
 
 def _pairs(arms: Sequence[Arm], baseline: str) -> Iterable[tuple[Arm, Arm]]:
@@ -176,11 +196,6 @@ def _difference(arm: Arm, base: Arm, column: Column) -> tuple[Difference, int]:
     return found, len(common) if paired else 0
 
 
-def _claims(difference: Difference) -> list[float]:
-    p_within = difference.p_within
-    return [difference.p] if p_within is None else [difference.p, p_within]
-
-
 def _verdict(
     arm: Arm,
     base: Arm,
@@ -191,15 +206,9 @@ def _verdict(
     comparisons: int,
 ) -> Verdict:
     p, p_within = ps[0], ps[1] if len(ps) > 1 else None
-    differs = p <= SIGNIFICANCE
-    answer: Answer = "inconclusive"
-    note = ""
-    if p_within is not None and p_within <= SIGNIFICANCE:
-        answer = "equivalent"
-        note = "it differs, by less than the margin" if differs else ""
-    elif differs:
-        better = (difference.estimate > 0) == column.higher
-        answer = "better" if better else "worse"
+    answer = answered(difference, ps, higher=column.higher)
+    smaller = answer == "equivalent" and p <= SIGNIFICANCE
+    note = "it differs, by less than the margin" if smaller else ""
     visible = difference.visible(SIGNIFICANCE / comparisons)
     return Verdict(
         arm.name, base.name, column.name, answer, difference, p, p_within, visible,
