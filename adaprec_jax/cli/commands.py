@@ -10,6 +10,7 @@ import typer
 from adaprec_jax import formats
 from adaprec_jax.cli import bundles, search, studies, tables
 from adaprec_jax.cli.compare import compare
+from adaprec_jax.cli.report import report
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     expected,
@@ -63,6 +64,7 @@ studies.add(app)
 bundles.add(app)
 search.add(app)
 app.command()(compare)
+app.command()(report)
 
 
 @app.command()

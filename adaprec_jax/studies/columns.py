@@ -110,6 +110,19 @@ def until(arms: Sequence[Arm], name: str, target: float) -> tuple[Column, Column
     )
 
 
+def evaluations(run: Result, name: str) -> dict[int, float]:
+    """Returns the evaluations of a run while it trained, by step.
+
+    Args:
+        run: The run.
+        name: Of what was evaluated, such as `validation/highest/accuracy`.
+
+    Raises:
+        InputError: Its metrics are missing or damaged.
+    """
+    return {step: row[name] for step, row in _rows(run) if name in row}
+
+
 def direction(name: str, higher: bool | None) -> bool:  # noqa: FBT001 (of three values)
     """Returns whether a higher value of a result is better.
 

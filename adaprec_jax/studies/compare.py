@@ -243,6 +243,13 @@ def _notes(arms: Sequence[Arm], verdicts: Sequence[Verdict]) -> Iterable[str]:
     few = [arm.name for arm in arms if len(arm.runs) < _FEW]
     if few:
         yield f"Of fewer than {_FEW} runs nothing can be claimed: {', '.join(few)}."
+    bad = [each.arm for each in verdicts if each.difference.method == "ranks"]
+    if bad:
+        yield (
+            "A run that diverged, or did not reach a target, counts as the worst; "
+            "means are medians there, and tests are by rank: "
+            f"{', '.join(dict.fromkeys(bad))}."
+        )
     apart = [each.arm for each in verdicts if not each.paired]
     if apart:
         yield f"Not paired, as their seeds differ: {', '.join(dict.fromkeys(apart))}."
