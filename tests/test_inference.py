@@ -44,7 +44,7 @@ def test_the_sign_test_of_darwin_s_maize_counts_what_fisher_counted():
 def test_drawn_permutations_agree_with_the_normal_limit():
     many = normal(60) + 0.25
     expected = 2 * stats.norm.sf(many.sum() / np.sqrt(np.sum(many**2)))
-    assert inference.sign_test(many) == pytest.approx(expected, abs=0.006)
+    assert inference.sign_test(many) == pytest.approx(expected, abs=0.01)
     assert permutation.sign_test(np.full(60, 1.0)) > 0  # never zero
 
 

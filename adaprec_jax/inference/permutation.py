@@ -1,6 +1,6 @@
 """Tests without a distribution: what chance alone would give, counted.
 
-All assignments are counted where there are at most 40,000, else as many are drawn,
+All assignments are counted where there are at most 40,000, else 10,000 are drawn,
 always the same ones; the assignment that was observed is then counted among them, so
 that no p-value is zero.
 """
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 # Which difference counts against chance.
 Side: TypeAlias = Literal["two-sided", "above", "below"]
 
-_MOST, _SEED = 40_000, 0
+_MOST, _DRAWN, _SEED = 40_000, 10_000, 0
 _NEARLY = 1e-10  # relative: sums in another order are equal
 
 
@@ -39,7 +39,7 @@ def sign_test(
     if exact:
         chosen = (np.arange(2**size)[:, None] >> np.arange(size)) & 1
     else:
-        chosen = np.random.default_rng(_SEED).integers(0, 2, (_MOST, size))
+        chosen = np.random.default_rng(_SEED).integers(0, 2, (_DRAWN, size), np.int8)
     sums = (1 - 2 * chosen) @ differences
     return _share(sums, float(differences.sum()), side, exact=exact)
 
@@ -76,7 +76,7 @@ def _groups(size: int, whole: int) -> tuple[Bool[np.ndarray, "ways whole"], bool
         mine = np.zeros((len(ways), whole), bool)
         np.put_along_axis(mine, ways, True, axis=1)
         return mine, True
-    keys = np.random.default_rng(_SEED).random((_MOST, whole))
+    keys = np.random.default_rng(_SEED).random((_DRAWN, whole))
     return keys.argsort(axis=1) < size, False
 
 

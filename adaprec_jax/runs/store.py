@@ -15,6 +15,7 @@ be cleaned up after it, and the state of a run is computed, never stored.
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import tempfile
@@ -343,13 +344,19 @@ def _check_not_over(directory: Path) -> None:
 
 def _read(path: Path, kind: type[_Kind]) -> _Kind:
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return _adapter(kind).validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} is missing: {error.strerror}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(f"{path} is damaged: {about(where, first)}.") from error
+
+
+@functools.cache
+def _adapter(kind: type[Any]) -> Any:
+    """Returns what reads a kind; it takes longer to make than to use."""
+    return TypeAdapter(kind)
 
 
 def write_json(path: Path, tree: Any) -> None:
