@@ -180,6 +180,15 @@ def test_runs_of_different_environments_are_not_put_together_silently(tmp_path):
     assert "jax is" in gathered(study, tmp_path, exploratory=True).notes[0]
 
 
+def test_runs_of_packs_and_single_ones_are_put_together_and_it_is_said(tmp_path):
+    study = made_up_study.study(tmp_path, ARMS[:1], 3)
+    for seed in range(3):
+        pack = {"pack": f"{seed} runs, x"} if seed else {}
+        made_up_study.end(study, tmp_path, ARMS[0], seed, {ACCURACY: 0.9}, **pack)
+    (note,) = gathered(study, tmp_path).notes
+    assert note.startswith("2 of 3 runs were trained in packs")
+
+
 def test_arms_without_common_seeds_are_not_paired(tmp_path):
     mine = made_up_study.experiments(ARMS[:2], 6)
     study = study_of(

@@ -11,6 +11,7 @@ from adaprec_jax.runs.store import Outcome
 from adaprec_jax.studies.study import Cell, Study, directories
 
 _NAMED = 3  # holes that are told of by name
+_NO_CLASS = ("began", "pack")  # in which sessions may differ
 
 
 class Result(NamedTuple):
@@ -85,6 +86,12 @@ def gathered(study: Study, out: Path, *, exploratory: bool = False) -> Results:
         raise InputError(
             *faults, "What there is can be looked at with --exploratory, which says so."
         )
+    packed = sum(bool(each.environments[-1].get("pack")) for each in results)
+    if 0 < packed < len(results):
+        faults.append(
+            f"{packed} of {len(results)} runs were trained in packs, which equal "
+            "single runs but for the order of float32 sums."
+        )
     return Results(study.name, tuple(_arms(study, results)), tuple(faults))
 
 
@@ -136,7 +143,7 @@ def _about_environments(results: Sequence[Result]) -> Iterable[str]:
             for name, value in environment.items():
                 counts.setdefault(name, Counter())[str(value)] += 1
     for name, values in counts.items():
-        if name == "began" or len(values) == 1:
+        if name in _NO_CLASS or len(values) == 1:
             continue
         said = ", ".join(
             f"{value[:12] if name == 'commit' else value} ({count})"
