@@ -9,7 +9,7 @@ from adaprec_jax.runs.overrides import apply
 from adaprec_jax.studies.controls import controls
 
 BASELINE, LOWEST = "digits-float32", "digits-cpt-static3"
-RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
 RATE = "optimizer.learning_rate.peak"
 
 
