@@ -150,9 +150,15 @@ def test_the_widths_of_a_record_are_the_formats_of_its_settings(tmp_path):
     assert found == [("int8", "int8"), ("int4", "int8")]
 
 
-def test_the_headline_is_the_difference_from_static_formats_of_equal_cost(tmp_path):
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_headline_is_the_difference_from_static_formats_of_equal_cost(
+    tmp_path, tuned
+):
     rng = np.random.default_rng(4)
     arms = [load("digits-float32"), CPT, *controls(CPT)]
+    if tuned:  # each arm at a rate of its own
+        rate = "optimizer.learning_rate.peak={}"
+        arms = [apply(e, [rate.format((k + 1) / 1e4)]) for k, e in enumerate(arms)]
     costs = {e.name: expected.mean_cost(e) for e in arms}
     costs["digits-cpt-mixture"] = costs["digits-cpt"]
     seeds = 5

@@ -1,7 +1,7 @@
 """What a schedule gains over static formats of equal cost, and what that is due to."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,6 +81,9 @@ def split(results: Results, baseline: str, columns: Sequence[Column]) -> list[Sp
     - loop alone: a closed loop minus its own decisions replayed; not zero only if it
       does something beside deciding.
 
+    Static formats must have the schedule's other settings; its controls may have been
+    given a learning rate of their own.
+
     Args:
         results: Of the study, with its controls; see `studies.controls`.
         baseline: The arm that the bits are compared with.
@@ -100,13 +103,22 @@ def split(results: Results, baseline: str, columns: Sequence[Column]) -> list[Sp
     found = []
     for column in columns:
         for arm in moving:
-            same = [each for each in arms if _is_like(each, arm)]
+            of = _one(arm).cell.experiment.name
+            same = [
+                each
+                for each in arms
+                if _is_like(each, arm)
+                or (
+                    any(own.of == of for own in tagged[each.name])
+                    and _is_like(each, arm, but=("learning_rate",))
+                )
+            ]
             base = find_arm([each for each in arms if each.task == arm.task], baseline)
             mine: dict[Control, Arm] = {
                 own.control: each
                 for each in same
                 for own in tagged[each.name]
-                if own.of == _one(arm).cell.experiment.name
+                if own.of == of
             }
             gaps, missing = _against_static(arm, same, base, column)
             gaps += _gaps(arm, mine, column)
@@ -148,6 +160,8 @@ def _against_static(
     prices = [float(np.mean([*_costs(each).values()])) for each in static]
     if len(static) < 2 or not costs:
         return [], "the study has no two static formats to set beside it"
+    if np.diff(prices).min() <= 0:
+        return [], "the study has several static arms of one cost"
     low, high = min(costs.values()), max(costs.values())
     if low < prices[0] * (1 - 1e-9) or high > prices[-1] * (1 + 1e-9):
         return [], (
@@ -210,11 +224,14 @@ def _costs(arm: Arm) -> dict[int, float]:
     }
 
 
-def _is_like(arm: Arm, other: Arm) -> bool:
-    """Returns whether arms differ in schedule and seed alone."""
-    exclude = {"name", "tags", "sinks", "seed", "schedule"}
+def _is_like(arm: Arm, other: Arm, but: Sequence[str] = ()) -> bool:
+    """Returns whether arms differ in schedule, seed and some of the optimizer alone."""
+    exclude: dict[str, Any] = dict.fromkeys(
+        ("name", "tags", "sinks", "seed", "schedule"), True
+    )
+    exclude["optimizer"] = set(but)
     if isinstance(_one(arm).cell.experiment.schedule, Float32):
-        exclude.add("scaling")  # of what is not rounded
+        exclude["scaling"] = True  # of what is not rounded
     mine, others = (
         _one(each).cell.experiment.model_dump(mode="json", exclude=exclude)
         for each in (arm, other)
