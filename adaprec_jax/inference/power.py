@@ -64,7 +64,10 @@ def seeds_needed(
 ) -> int:
     """Returns how many paired seeds see half the margin, at least ten.
 
-    The spread is that of a pilot, whose seeds must not be used again in the study.
+    The spread is that of a pilot, whose seeds must not be used again in the study, but
+    whose settings must be those of the study: at another learning rate seeds may differ
+    several times as much. From ten pairs on tests are by permutation, whose p-value is
+    at least 2^(1 - n): with many comparisons that may ask for more seeds than this.
     That half is ours: an effect of the size of the margin is then seen nearly surely.
 
     Args:
