@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from adaprec_jax import formats
-from adaprec_jax.cli import tables
+from adaprec_jax.cli import bundles, search, studies, tables
+from adaprec_jax.cli.compare import compare
 from adaprec_jax.cli.compile import compile_step, print_support
 from adaprec_jax.cli.options import (
     AsJson,
@@ -19,6 +20,7 @@ from adaprec_jax.cli.options import (
     given,
     print_json,
 )
+from adaprec_jax.cli.report import report
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     expected,
@@ -58,6 +60,11 @@ new = typer.Typer(
 )
 app.add_typer(new, name="new")
 app.command("compile")(compile_step)
+studies.add(app)
+bundles.add(app)
+search.add(app)
+app.command()(compare)
+app.command()(report)
 
 
 @app.command()

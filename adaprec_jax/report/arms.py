@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 
+from adaprec_jax import inference
 from adaprec_jax.report.chart import chart
 
 
@@ -48,9 +48,8 @@ def t_interval(values: Float[np.ndarray, " seeds"]) -> Interval:
     >>> print(f"{mean} {half:.2f}")
     2.0 12.71
     """
-    deviation = np.std(values, ddof=1) / len(values) ** 0.5
-    half = stdtrit(len(values) - 1, 0.975) * deviation
-    return Interval(float(np.mean(values)), float(half))
+    mean, low, _ = inference.t_interval(values)
+    return Interval(mean, mean - low)
 
 
 def as_json(packs: Sequence[Pack], baseline: str) -> dict[str, Any]:

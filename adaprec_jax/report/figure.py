@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 SUFFIXES = (".png", ".svg", ".pdf")
 
 # Okabe and Ito's colours, told apart with any colour vision; no yellow on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 _WIDTH, _LINES, _SMALL = 7.2, 2.0, 1.2  # inches: a figure, its tall and its low panels
 _UPON, _STACKED = 3, 0.9  # courses in one panel at most; inches of a panel of each
@@ -146,7 +146,7 @@ def figure(courses: Sequence[Course]) -> Figure:
     heights = [_STACKED if stacked else _LINES] * len(panels)
     heights += [_height(course) for course, _ in maps]
     heights += [_SMALL] * (1 if steady else 2)
-    with _own_settings():
+    with own_settings():
         drawn = Figure(
             figsize=(_WIDTH, sum(heights) + 0.5 + 0.25 * stacked * len(panels)),
             dpi=_PIXELS,
@@ -179,11 +179,11 @@ def figure(courses: Sequence[Course]) -> Figure:
         drawn.align_ylabels([*bits, *others[len(maps) :], cost])
         for text in drawn.findobj(Text):
             text.set_parse_math(False)  # a "$" in a name is one
-        _settle(drawn)
+        settle(drawn)
         return drawn
 
 
-def _settle(drawn: Figure) -> None:
+def settle(drawn: Figure) -> None:
     """Lays the panels out for good.
 
     The solver's last digits differ from one time to the next, and files with them.
@@ -204,12 +204,12 @@ def save(drawn: Figure, path: Path) -> None:
         drawn: What `figure` returned.
         path: Its suffix, one of `SUFFIXES`, says how.
     """
-    with _own_settings():
+    with own_settings():
         drawn.savefig(path, metadata=_METADATA[path.suffix.lower()])
 
 
 @contextlib.contextmanager
-def _own_settings() -> Iterator[None]:
+def own_settings() -> Iterator[None]:
     """Puts matplotlib's defaults in force, not the user's, for a while."""
     with mpl.rc_context(), warnings.catch_warnings():
         # A character that the font does not have is drawn as a box.
@@ -234,8 +234,8 @@ def _styles(count: int) -> list[_Style]:
     """Returns a style for each of so many lines that may lie upon each other."""
     return [
         _Style(
-            _COLOURS[k % len(_COLOURS)],
-            k // len(_COLOURS),
+            COLOURS[k % len(COLOURS)],
+            k // len(COLOURS),
             _THIN + 0.7 * min(count - 1 - k, 3),
         )
         for k in range(count)
@@ -253,7 +253,7 @@ def _draw_lines(
         shown = (first, *(g for g in others if g.name != "gradient" or np.ptp(g.bits)))
         looks = _styles(len(shown)) if alone else [style] * len(shown)
         for k, (group, look) in enumerate(zip(shown, looks, strict=True)):
-            name = group.name if single else _shortened(course.name)
+            name = group.name if single else shortened(course.name)
             if not single:
                 name += f": {group.name}" if k else _note(course)
             bits = group.bits[:, 0]
@@ -267,7 +267,7 @@ def _draw_lines(
     title = ""
     if single:
         [(course, _)] = courses
-        title = _fitted(_shortened(course.name), _note(course))
+        title = _fitted(shortened(course.name), _note(course))
     _legend(axes, title=title)
 
 
@@ -305,7 +305,7 @@ def _draw_maps(
         every = math.ceil(len(course.layers) / _LABELS)
         axes.set_yticks(
             range(0, len(course.layers), every),
-            [_shortened(name, _LONGEST_LAYER) for name in course.layers[::every]],
+            [shortened(name, _LONGEST_LAYER) for name in course.layers[::every]],
             fontsize="small",
         )
         axes.set_title(_title(course, group))
@@ -331,7 +331,7 @@ def _title(course: Course, group: Group) -> str:
         if not np.ptp(other.bits)
     ]
     aside = f" ({'; '.join(others)})" if others else ""
-    name, about = _shortened(course.name), f"{group.name}{aside}"
+    name, about = shortened(course.name), f"{group.name}{aside}"
     return f"{name}: {about}" if len(name + about) < _TITLE else f"{name}\n{about}"
 
 
@@ -371,7 +371,7 @@ def _draw_costs(
         if (mean := mean_cost(course)) is None or course.cost is None:
             continue
         highest = max(highest, float(course.cost.max()))
-        name = "" if alone else f"{_shortened(course.name)}: "
+        name = "" if alone else f"{shortened(course.name)}: "
         look = _NEUTRAL if alone else style
         _steps(axes, course, course.cost, look, f"{name}mean {mean:.4f}")
     axes.set_ylabel("cost\n(float32: 1)")
@@ -440,7 +440,7 @@ def _operands(operands: Sequence[str], members: Sequence[int]) -> str:
     return ", ".join(operands[k].replace(".", " ") for k in members)
 
 
-def _shortened(name: str, longest: int = _LONGEST) -> str:
+def shortened(name: str, longest: int = _LONGEST) -> str:
     """Returns a name that fits: begin and end, and what cannot be seen as "?"."""
     name = "".join(letter if letter.isprintable() else "?" for letter in name)
     if len(name) <= longest:

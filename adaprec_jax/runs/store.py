@@ -6,6 +6,7 @@
     metrics.jsonl      see `adaprec_jax.runs.metrics`
     checkpoints/       see `adaprec_jax.train.checkpoint`
     log.txt            what was said
+    pack.json          the ids of the runs that it trains together with, if it does
 
 A run is over when its status was put in place by an atomic rename. The process that
 works on it holds a lock that the kernel drops when the process dies, so nothing has to
@@ -14,15 +15,16 @@ be cleaned up after it, and the state of a run is computed, never stored.
 
 import contextlib
 import datetime
+import functools
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from adaprec_jax.runs import environment, identity
 from adaprec_jax.runs.config import Experiment
@@ -34,10 +36,12 @@ from adaprec_jax.runs.wording import about
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
 METRICS, CHECKPOINTS, LOG = "metrics.jsonl", "checkpoints", "log.txt"
+PACK = "pack.json"
 _LOCK = ".lock"
 
 End: TypeAlias = Literal["done", "diverged", "failed", "interrupted"]
 State: TypeAlias = Literal["new", "running"] | End
+RunId: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
 
 
 class Outcome(NamedTuple):
@@ -64,12 +68,24 @@ class Over(NamedTuple):
     changes: tuple[str, ...]
 
 
-class _Record(NamedTuple):
-    """What `environment.json` holds."""
+class Record(NamedTuple):
+    """What `environment.json` holds.
+
+    Attributes:
+        run_id: The id of the run.
+        data: Fingerprint of its examples.
+        sessions: The environment each time that it was worked on, and when that began.
+    """
 
     run_id: str
     data: str
     sessions: list[dict[str, Any]]
+
+
+class _Pack(NamedTuple):
+    """What `pack.json` holds."""
+
+    members: tuple[RunId, ...]
 
 
 _Kind = TypeVar("_Kind")
@@ -132,6 +148,16 @@ def outcome(directory: Path) -> Outcome | None:
     return _read(path, Outcome) if path.is_file() else None
 
 
+def pack_of(directory: Path) -> tuple[str, ...]:
+    """Returns the ids of the runs that a run was last trained with, () if alone.
+
+    Raises:
+        InputError: The file that says so is damaged.
+    """
+    path = directory / PACK
+    return _read(path, _Pack).members if path.is_file() else ()
+
+
 def is_over(state: State) -> bool:
     """Returns whether nothing is left to do: divergence is a result, too."""
     return state in ("done", "diverged")
@@ -139,7 +165,7 @@ def is_over(state: State) -> bool:
 
 def id_of(directory: Path) -> str:
     """Returns the id of an existing run, as it was when the run began."""
-    return _record(directory).run_id
+    return record(directory).run_id
 
 
 def experiment_of(directory: Path) -> Experiment:
@@ -149,7 +175,7 @@ def experiment_of(directory: Path) -> Experiment:
         InputError: The config cannot be read, or is not the one the run began with.
     """
     experiment = from_json(directory / CONFIG)
-    recorded, now = _record(directory).run_id, identity.run_id(experiment)
+    recorded, now = record(directory).run_id, identity.run_id(experiment)
     if recorded != now:
         raise InputError(
             f"{directory / CONFIG}, or code that it imports, was changed after the "
@@ -186,7 +212,7 @@ def check_writable(out: Path) -> None:
 
 def changes(directory: Path, now: Environment) -> tuple[str, ...]:
     """Returns what changed in the environment since the run was last worked on."""
-    sessions = _record(directory).sessions
+    sessions = record(directory).sessions
     return tuple(environment.differences(sessions[-1], now)) if sessions else ()
 
 
@@ -224,22 +250,22 @@ def session(
         directory.mkdir(parents=True, exist_ok=True)
     with _lock(directory):
         changed: tuple[str, ...] = ()
-        record = _Record(identity.run_id(experiment), data, sessions=[])
+        begun = Record(identity.run_id(experiment), data, sessions=[])
         is_new = not (directory / CONFIG).is_file()
         if not is_new:
             _check_drift(directory, experiment)
             _check_not_over(directory)
-            record, changed = _record(directory), changes(directory, now)
-            if record.data != data:
+            begun, changed = record(directory), changes(directory, now)
+            if begun.data != data:
                 raise InputError(
                     f"The run in {directory} began with other data: its fingerprint "
-                    f"was {record.data}, and is now {data}."
+                    f"was {begun.data}, and is now {data}."
                 )
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record.sessions.append({"began": began, **now})
-        _write(directory / ENVIRONMENT, record._asdict())
+        begun.sessions.append({"began": began, **now})
+        write_json(directory / ENVIRONMENT, begun._asdict())
         if is_new:  # Last: a directory with a config is a run, and has the rest.
-            _write(directory / CONFIG, experiment.model_dump(mode="json"))
+            write_json(directory / CONFIG, experiment.model_dump(mode="json"))
         with writing(directory):
             (directory / STATUS).unlink(missing_ok=True)
         yield changed
@@ -251,7 +277,7 @@ def finish(directory: Path, outcome: Outcome) -> None:
     Raises:
         InputError: The directory cannot be written.
     """
-    _write(directory / STATUS, outcome._asdict())
+    write_json(directory / STATUS, outcome._asdict())
 
 
 @contextlib.contextmanager
@@ -286,8 +312,13 @@ def _is_held(directory: Path) -> bool:
     return False
 
 
-def _record(directory: Path) -> _Record:
-    return _read(directory / ENVIRONMENT, _Record)
+def record(directory: Path) -> Record:
+    """Returns id, data and environments of an existing run.
+
+    Raises:
+        InputError: They cannot be read.
+    """
+    return _read(directory / ENVIRONMENT, Record)
 
 
 def _check_drift(directory: Path, experiment: Experiment) -> None:
@@ -313,7 +344,7 @@ def _check_not_over(directory: Path) -> None:
 
 def _read(path: Path, kind: type[_Kind]) -> _Kind:
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return _adapter(kind).validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} is missing: {error.strerror}.") from error
     except ValidationError as error:
@@ -322,7 +353,13 @@ def _read(path: Path, kind: type[_Kind]) -> _Kind:
         raise InputError(f"{path} is damaged: {about(where, first)}.") from error
 
 
-def _write(path: Path, tree: Any) -> None:
+@functools.cache
+def _adapter(kind: type[Any]) -> Any:
+    """Returns what reads a kind; it takes longer to make than to use."""
+    return TypeAdapter(kind)
+
+
+def write_json(path: Path, tree: Any) -> None:
     """Writes JSON so that the file is at any time the old or the new one, whole."""
     temporary = path.with_name(f"{path.name}.tmp")
     with writing(path):
