@@ -237,9 +237,9 @@ def session(
                 )
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record.sessions.append({"began": began, **now})
-        _write(directory / ENVIRONMENT, record._asdict())
+        write_json(directory / ENVIRONMENT, record._asdict())
         if is_new:  # Last: a directory with a config is a run, and has the rest.
-            _write(directory / CONFIG, experiment.model_dump(mode="json"))
+            write_json(directory / CONFIG, experiment.model_dump(mode="json"))
         with writing(directory):
             (directory / STATUS).unlink(missing_ok=True)
         yield changed
@@ -251,7 +251,7 @@ def finish(directory: Path, outcome: Outcome) -> None:
     Raises:
         InputError: The directory cannot be written.
     """
-    _write(directory / STATUS, outcome._asdict())
+    write_json(directory / STATUS, outcome._asdict())
 
 
 @contextlib.contextmanager
@@ -322,7 +322,7 @@ def _read(path: Path, kind: type[_Kind]) -> _Kind:
         raise InputError(f"{path} is damaged: {about(where, first)}.") from error
 
 
-def _write(path: Path, tree: Any) -> None:
+def write_json(path: Path, tree: Any) -> None:
     """Writes JSON so that the file is at any time the old or the new one, whole."""
     temporary = path.with_name(f"{path.name}.tmp")
     with writing(path):

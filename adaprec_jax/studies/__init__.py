@@ -1,0 +1,5 @@
+"""Many runs that belong together: what they are, and how they are trained.
+
+`study` is the list of them, which names every cell whether or not it has been trained.
+Without JAX, as bad input is answered at once.
+"""
