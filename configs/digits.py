@@ -33,6 +33,9 @@ the grid; accordion has 8 bits where the norm of a layer's gradients changes, el
 maturity has 8 until a layer's relative updates settle, then 4, and maturity-reverse 4
 and then 8. `python -m experiments.schedules` sets all of them beside static formats of
 equal cost; the README has its table.
+
+`adaprec sweep digits` trains float32, static bits, cpt and two-threshold, each with ten
+seeds.
 """
 
 from adaprec_jax.runs.config import (
@@ -67,6 +70,7 @@ from adaprec_jax.runs.config import (
     TwoThreshold,
     Warmup,
 )
+from adaprec_jax.studies.sweep import chain, seeds, zip_
 
 BFLOAT16 = SharedFormats(activation="bfloat16", weight="bfloat16", gradient="bfloat16")
 INT4 = SharedFormats(activation="int4", weight="int4", gradient="int8")
@@ -184,4 +188,15 @@ def config(arm: str) -> Experiment:
         evaluate_every=100,
         schedule=SCHEDULES[arm],
         scaling=SCALING.get(arm, STOCHASTIC),
+    )
+
+
+def sweep() -> list[Experiment]:
+    """Returns float32, static bits, CPT and two thresholds, with ten seeds each."""
+    bits = [f"int{n}" for n in range(3, 9)]
+    operands = ("activation", "weight")
+    paths = [f"schedule.precision.{operand}" for operand in operands]
+    static = zip_(config("int8"), dict.fromkeys(paths, bits))
+    return seeds(
+        chain(config("float32"), static, config("cpt"), config("two-threshold")), 10
     )

@@ -10,13 +10,10 @@
 began, the other goes on with. Reading a run imports no JAX.
 """
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from pydantic import BaseModel
 
 from adaprec_jax.display import html_table, text_table
 from adaprec_jax.runs import metrics, overrides, store
@@ -79,10 +76,7 @@ def experiment(config: str, settings: Mapping[str, Any] | None = None) -> Experi
     >>> experiment("digits-cpt", {"steps": 200, "schedule.min_bits": 4}).schedule
     CPT(min_bits=4, max_bits=8, gradient_bits=8, kind='cpt', cycles=6)
     """
-    chosen = [
-        f"{path}={json.dumps(value, default=_plain)}"
-        for path, value in (settings or {}).items()
-    ]
+    chosen = overrides.assignments(settings or {})
     return overrides.apply(load_config(config), chosen)
 
 
@@ -137,10 +131,3 @@ def load(run: str | Path, *, out: str | Path = "runs") -> Run:
         message=ended.message if ended else "",
         metrics=table,
     )
-
-
-def _plain(value: Any) -> Any:
-    """Returns JSON values in the place of what `json` does not know."""
-    if isinstance(value, BaseModel):
-        return overrides.written(value)
-    return value.tolist() if hasattr(value, "tolist") else str(value)

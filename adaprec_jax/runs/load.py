@@ -6,6 +6,8 @@ A Python file holds one experiment or several arms of one:
 - `ARMS`, a tuple of names, and `config(arm) -> Experiment`. An arm is named behind the
   file, as in `my.py:int8`; a bundled arm is named after file and arm, such as
   `digits-int8` in `digits.py`.
+
+A file may also define `sweep() -> list[Experiment]`: what belongs together in a study.
 """
 
 import difflib
@@ -20,7 +22,7 @@ from pydantic import ValidationError
 
 import adaprec_jax
 from adaprec_jax.runs.config import Experiment
-from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.errors import InputError, suggest
 from adaprec_jax.runs.overrides import written
 from adaprec_jax.runs.validation import faults, validate
 
@@ -54,6 +56,39 @@ def load(config: str) -> Experiment:
         if arm != name and arm in _arms(path, names := _names_in(path)):
             return _experiment(path, names, arm)
     raise InputError(f"Unknown config {config!r}; {_meant(name, bundled())}")
+
+
+def load_sweep(config: str) -> tuple[str, list[Experiment]]:
+    """Returns the name of a file and the experiments that its `sweep` returns.
+
+    Args:
+        config: The path of a Python file, or the name of a bundled one, such as
+            `digits`.
+
+    Raises:
+        InputError: There is no such file, it defines no `sweep`, or what that returns
+            is wrong.
+
+    >>> name, experiments = load_sweep("digits")
+    >>> name, len(experiments) > 20
+    ('digits', True)
+    """
+    path, files = Path(config), {_stem(each): each for each in _files()}
+    if path.suffix != ".py":
+        name = config.replace("_", "-")
+        if name not in files:
+            raise InputError(
+                f"Unknown sweep {config!r}; {suggest(name, files, name_all=True)} "
+                "Or name a Python file with a function sweep()."
+            )
+        path = files[name]
+    sweep = _names_in(path).get("sweep")
+    if not callable(sweep):
+        raise InputError(f"{path} defines no function sweep().")
+    made = _run(path, sweep)
+    if not isinstance(made, list) or not all(isinstance(e, Experiment) for e in made):
+        raise InputError(f"{path}: sweep() must return a list of Experiments.")
+    return _stem(path), [_checked(path, written(each)) for each in made]
 
 
 def bundled() -> dict[str, tuple[Path, str]]:

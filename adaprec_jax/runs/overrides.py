@@ -50,6 +50,22 @@ def apply(experiment: Experiment, assignments: Sequence[str]) -> Experiment:
     return validate(tree)
 
 
+def assignments(settings: Mapping[str, Any]) -> list[str]:
+    """Returns the texts that `apply` takes for values of Python.
+
+    Args:
+        settings: Values by path; a value may be an object of
+            `adaprec_jax.runs.config`, or a NumPy number or array.
+
+    >>> assignments({"steps": 200, "schedule.kind": "cpt"})
+    ['steps=200', 'schedule.kind="cpt"']
+    """
+    return [
+        f"{path}={json.dumps(value, default=_as_json)}"
+        for path, value in settings.items()
+    ]
+
+
 def sources(
     given: Experiment, final: Experiment, assignments: Sequence[str]
 ) -> dict[str, Source]:
@@ -101,6 +117,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return written(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _as_json(value: Any) -> Any:
+    """Returns JSON values in the place of what `json` does not know."""
+    if isinstance(value, BaseModel):
+        return written(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _covers(parent: str, path: str) -> bool:
