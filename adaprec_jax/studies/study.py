@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from adaprec_jax.runs import identity, store
 from adaprec_jax.runs.config import Experiment
-from adaprec_jax.runs.config.base import Name, Settings
+from adaprec_jax.runs.config.base import Name
 from adaprec_jax.runs.errors import InputError, suggest, writing
 from adaprec_jax.runs.overrides import leaves
 from adaprec_jax.runs.validation import validate
@@ -53,7 +53,7 @@ class Study(NamedTuple):
     cells: tuple[Cell, ...]
 
 
-class _Stored(Settings):
+class _Stored(NamedTuple):
     """A cell as the file of a study has it."""
 
     arm: str
