@@ -9,6 +9,7 @@ schedule that is known in advance), `kinds` (the schedules there are), `imports`
 of one's own), `identity` (run ids), `store` (the run directory), `metrics`,
 `metrics_table`, `recorded` (what a run decided), `sinks` and `environment`. With JAX,
 imported once a run starts: `build` (settings turned into functions; `build_task` those
-of task and model), `run`, `rows` (what is written about a step), `listing` (the
+of task and model), `run`, `run_pack` (several as one),
+`results`, `rows` (what is written about a step), `listing` (the
 contractions of a config), `foreseen` (what its schedule will decide) and `demo`.
 """

@@ -37,6 +37,7 @@ def capture() -> Environment:
     return code() | {
         "device": device.device_kind,
         "devices": str(jax.device_count()),
+        "pack": None,  # `run_pack` has it.
         "matmul_precision": flags["jax_default_matmul_precision"],
         "prng": flags["jax_default_prng_impl"],
         "prng_partitionable": flags["jax_threefry_partitionable"],

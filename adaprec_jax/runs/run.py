@@ -13,23 +13,22 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Int, PyTree
 
-from adaprec_jax import cost
-from adaprec_jax.contractions.table import forward_macs, macs_shares
-from adaprec_jax.report import chart, summary
+from adaprec_jax.report import chart
 from adaprec_jax.report.progress import Display, Moment, display
-from adaprec_jax.runs import environment, expected, metrics, rows, sinks, store
+from adaprec_jax.runs import environment, metrics, rows, sinks, store
 from adaprec_jax.runs.build import Built, build
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.dispatching import dispatching
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.leaving import cursor, leave
 from adaprec_jax.runs.memory import check_fits
+from adaprec_jax.runs.results import Means, from_metrics, named, of_test
 from adaprec_jax.runs.store import Outcome
 from adaprec_jax.tasks import order
 from adaprec_jax.train import (
@@ -42,7 +41,6 @@ from adaprec_jax.train import (
     evaluate,
     make_diagnose,
     make_score,
-    record,
     replicate,
     shard,
     train,
@@ -51,10 +49,7 @@ from adaprec_jax.train.checkpoint import restore, saving
 from adaprec_jax.train.guard import CheckpointError
 from adaprec_jax.transforms import averaged
 
-# Means of the scores by precision ("now", "highest", "float32") and name.
-Means: TypeAlias = dict[str, dict[str, Any]]
-
-_EVALUATED = 256  # examples per call of an evaluation
+EVALUATED = 256  # examples per call of an evaluation
 
 
 def run(experiment: Experiment, *, out: Path) -> Outcome:
@@ -81,6 +76,7 @@ def _run(directory: Path, experiment: Experiment) -> Outcome:
     check_fits(jax.eval_shape(built.init, built.key))
     data = built.task.data.fingerprint
     with store.session(directory, experiment, now, data) as changed:
+        (directory / store.PACK).unlink(missing_ok=True)  # From here on it is alone.
         outcome = _recorded(directory, experiment, built, changed)
         store.finish(directory, outcome)
     return outcome
@@ -93,7 +89,7 @@ def _recorded(
     changed: tuple[str, ...],
 ) -> Outcome:
     """Returns the outcome of a session, whatever happens in it."""
-    note = functools.partial(_note, directory / store.LOG)
+    note = functools.partial(add_note, directory / store.LOG)
     try:
         state, warnings = _first_state(directory, built)
         start = int(state.calls)
@@ -121,7 +117,7 @@ def _recorded(
         note(traceback.format_exc())
         reason = (str(error).splitlines() or [""])[0]
         message = f"{type(error).__name__}: {reason} (see {store.LOG})"
-        outcome = Outcome("failed", _steps_written(directory), {}, message)
+        outcome = Outcome("failed", steps_written(directory), {}, message)
     note(f"{outcome.state} after {outcome.step} steps {outcome.message}".rstrip())
     return outcome
 
@@ -151,7 +147,7 @@ def _train(
         sinks.opened(experiment, directory, start, shown.say) as show,
         saving(directory / store.CHECKPOINTS, start) as save,
         dispatching(experiment, built.program, state, mesh) as (dispatch, taken),
-        _stoppable() as stop,
+        stoppable() as stop,
     ):
 
         def append(found: Iterator[rows.Row]) -> None:
@@ -161,7 +157,7 @@ def _train(
 
         def validate(step: int, state: TrainState) -> None:
             means = _means(built, score, state, built.split.validation)
-            append(iter([(step, _named("validation", means))]))
+            append(iter([(step, named("validation", means))]))
             each = ", ".join(f"{means[p][metric]:.4g} ({p})" for p in means)
             shown.say(f"step {step}, validation {metric} {each}")
 
@@ -173,20 +169,14 @@ def _train(
             stop=stop,
             diagnose=make_diagnose(built.program),
         )
-        ending = train(dispatch, state, _cadence(experiment), hooks)
+        ending = train(dispatch, state, cadence_of(experiment), hooks)
     if ending.kind == "done":
         means = _means(built, score, ending.state, built.split.test)
-        del means["now"]
-        results |= _named("test", means)
+        results |= of_test("test", means)
         results |= _averaged(experiment, built, score, ending.state)
-    columns = metrics.read(path)
-    results |= _last_validation(columns, metric)
-    results |= summary.totals(columns, ending.step)
-    results["bytes_per_parameter"] = expected.bytes_per_parameter(experiment)
-    if "cost" in results:
-        results |= _work(experiment, built, columns, results["cost"], ending.step)
+    results |= from_metrics(experiment, built, metrics.read(path), ending.step)
     results |= taken()
-    return Outcome(ending.kind, ending.step, results, _message(ending, directory))
+    return Outcome(ending.kind, ending.step, results, message_of(ending, directory))
 
 
 def _reporter(
@@ -233,7 +223,7 @@ def _means(
 ) -> Means:
     """Returns the mean scores over a split, by precision."""
     data = built.task.data
-    chunks = order.chunks(split, min(_EVALUATED, len(split)))
+    chunks = order.chunks(split, min(EVALUATED, len(split)))
     batches = (data.gather(data.arrays, chunk) for chunk in chunks)
     return evaluate(score, state, batches, len(split))
 
@@ -246,45 +236,11 @@ def _averaged(
         return {}
     state = state._replace(params=averaged(state.opt_state, state.params))
     means = _means(built, score, state, built.split.test)
-    del means["now"]
-    return _named("test_averaged", means)
+    return of_test("test_averaged", means)
 
 
-def _named(split: str, means: Means) -> dict[str, float]:
-    return {
-        f"{split}/{precision}/{name}": float(mean)
-        for precision, scores in means.items()
-        for name, mean in scores.items()
-    }
-
-
-def _work(
-    experiment: Experiment,
-    built: Built,
-    columns: summary.Columns,
-    ratio: float,
-    steps: int,
-) -> dict[str, float]:
-    """Returns what the run multiplied, counted from the formats that were in force."""
-    table = built.program.table
-    work = dict(zip(record.rows(table), macs_shares(table).tolist(), strict=True))
-    macs = forward_macs(table) * experiment.micro_batches * steps
-    return {
-        "gbitops": cost.gbitops(ratio, macs),
-        "share_4_bits": summary.narrow_share(columns, steps, work, 4),
-        "share_8_bits": summary.narrow_share(columns, steps, work, 8),
-    }
-
-
-def _last_validation(columns: summary.Columns, metric: str) -> dict[str, float]:
-    return {
-        name: values[max(values)]
-        for name, values in columns.items()
-        if name.startswith("validation/") and name.endswith(f"/{metric}")
-    }
-
-
-def _cadence(experiment: Experiment) -> Cadence:
+def cadence_of(experiment: Experiment) -> Cadence:
+    """Returns how long a run is and when it pauses."""
     return Cadence(
         steps=experiment.steps,
         dispatch=experiment.steps_per_dispatch,
@@ -293,13 +249,14 @@ def _cadence(experiment: Experiment) -> Cadence:
     )
 
 
-def _message(ending: Ending, directory: Path) -> str:
+def message_of(ending: Ending, directory: Path) -> str:
+    """Returns why a run ended before its last step, "" if it did not."""
     if ending.kind == "interrupted":
         return f"`adaprec resume {directory}` goes on"
     return ending.message
 
 
-def _steps_written(directory: Path) -> int:
+def steps_written(directory: Path) -> int:
     """Returns the last step that the metrics tell of."""
     with contextlib.suppress(OSError, ValueError):
         columns = metrics.read(directory / store.METRICS)
@@ -307,7 +264,7 @@ def _steps_written(directory: Path) -> int:
     return 0
 
 
-def _note(path: Path, text: str) -> None:
+def add_note(path: Path, text: str) -> None:
     """Adds a line to the log; a full disk must not keep anybody from saying so."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
@@ -315,7 +272,7 @@ def _note(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
+def stoppable() -> Iterator[Callable[[], bool]]:
     """Yields whether the user wants to stop: Ctrl-C once; twice ends the process."""
     asked = threading.Event()
 

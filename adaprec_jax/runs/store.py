@@ -6,6 +6,7 @@
     metrics.jsonl      see `adaprec_jax.runs.metrics`
     checkpoints/       see `adaprec_jax.train.checkpoint`
     log.txt            what was said
+    pack.json          the ids of the runs that it trains together with, if it does
 
 A run is over when its status was put in place by an atomic rename. The process that
 works on it holds a lock that the kernel drops when the process dies, so nothing has to
@@ -19,10 +20,10 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from adaprec_jax.runs import environment, identity
 from adaprec_jax.runs.config import Experiment
@@ -34,10 +35,12 @@ from adaprec_jax.runs.wording import about
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
 METRICS, CHECKPOINTS, LOG = "metrics.jsonl", "checkpoints", "log.txt"
+PACK = "pack.json"
 _LOCK = ".lock"
 
 End: TypeAlias = Literal["done", "diverged", "failed", "interrupted"]
 State: TypeAlias = Literal["new", "running"] | End
+RunId: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
 
 
 class Outcome(NamedTuple):
@@ -70,6 +73,12 @@ class _Record(NamedTuple):
     run_id: str
     data: str
     sessions: list[dict[str, Any]]
+
+
+class _Pack(NamedTuple):
+    """What `pack.json` holds."""
+
+    members: tuple[RunId, ...]
 
 
 _Kind = TypeVar("_Kind")
@@ -130,6 +139,16 @@ def outcome(directory: Path) -> Outcome | None:
     """Returns how the run ended, None if it has not or was killed."""
     path = directory / STATUS
     return _read(path, Outcome) if path.is_file() else None
+
+
+def pack_of(directory: Path) -> tuple[str, ...]:
+    """Returns the ids of the runs that a run was last trained with, () if alone.
+
+    Raises:
+        InputError: The file that says so is damaged.
+    """
+    path = directory / PACK
+    return _read(path, _Pack).members if path.is_file() else ()
 
 
 def is_over(state: State) -> bool:

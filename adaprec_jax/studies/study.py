@@ -8,9 +8,9 @@ run directory, as of any other run.
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from adaprec_jax.runs import identity, store
 from adaprec_jax.runs.config import Experiment
@@ -58,7 +58,7 @@ class _Stored(NamedTuple):
 
     arm: str
     seed: int
-    run_id: Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
+    run_id: store.RunId
     config: dict[str, Any]
 
 

@@ -5,7 +5,14 @@ It takes functions and arrays, and knows no Flax, no config and no task.
 
 from adaprec_jax.train.diagnose import Instant, make_diagnose
 from adaprec_jax.train.evaluate import Score, evaluate, make_score
-from adaprec_jax.train.loop import Cadence, Ending, Hooks, train
+from adaprec_jax.train.loop import (
+    Cadence,
+    Ending,
+    Hooks,
+    diverged,
+    ill_parameter,
+    train,
+)
 from adaprec_jax.train.mesh import data_mesh, everywhere, replicate, shard
 from adaprec_jax.train.pack import init_pack, make_pack_dispatch, pack_score, run_of
 from adaprec_jax.train.state import (
@@ -31,8 +38,10 @@ __all__ = [
     "Stop",
     "TrainState",
     "data_mesh",
+    "diverged",
     "evaluate",
     "everywhere",
+    "ill_parameter",
     "init_pack",
     "init_state",
     "make_diagnose",

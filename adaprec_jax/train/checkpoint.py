@@ -86,12 +86,15 @@ def saving(
             wait()
 
 
-def restore(directory: Path, template: PyTree) -> Restored | None:
+def restore(
+    directory: Path, template: PyTree, *, at_most: int | None = None
+) -> Restored | None:
     """Returns the last checkpoint that is whole, None if there never was one.
 
     Args:
         directory: The folder; it need not exist.
         template: A first state of the same run, such as `init_state` returns.
+        at_most: The last step that counts; if all are later, there is none.
 
     Raises:
         CheckpointError: The state was saved by another model, or in other dtypes; or
@@ -104,7 +107,10 @@ def restore(directory: Path, template: PyTree) -> Restored | None:
     with _quiet():
         manager = _manager(directory, read_only=True)
         with contextlib.closing(manager):
-            for step in sorted(manager.all_steps(), reverse=True):
+            steps = manager.all_steps()
+            if at_most is not None:
+                steps = [step for step in steps if step <= at_most]
+            for step in sorted(steps, reverse=True):
                 try:
                     arrays = _read(manager, step, wanted)
                 except CheckpointError:

@@ -174,12 +174,19 @@ def _report(
         hooks.on_metrics(start + 1 + np.arange(count), kept)
         if halted.any():
             last = jax.tree.map(lambda leaf: leaf[-1], kept)
-            return _diverged(start + count, last, state, hooks)
+            return diverged(start + count, last, state, hooks)
     return None
 
 
-def _diverged(step: int, metrics: Metrics, state: TrainState, hooks: Hooks) -> Ending:
-    """Returns the ending of a run that diverged in the step with these metrics."""
+def diverged(step: int, metrics: Metrics, state: TrainState, hooks: Hooks) -> Ending:
+    """Returns the ending of a run that diverged in the step with these metrics.
+
+    Args:
+        step: The last step that counts.
+        metrics: Of that step, on the host.
+        state: The last that was sound, of the run or of its pack.
+        hooks: Of the run; `fetch` and `diagnose` are asked where it began.
+    """
     scalars = metrics.scalars
     if state.halted.ndim:
         return Ending("diverged", step, state, "every run of the pack has diverged")
@@ -199,17 +206,20 @@ def _diverged(step: int, metrics: Metrics, state: TrainState, hooks: Hooks) -> E
 
 def _save(step: int, state: TrainState, hooks: Hooks) -> Ending | None:
     """Saves a state that is sound; returns the ending of a run whose state is not."""
-    if ill := _ill_parameter(state):
+    if ill := ill_parameter(state):
         return Ending("diverged", step, state, f"{ill} at step {step}")
     hooks.save(step, state)
     return None
 
 
-def _ill_parameter(state: TrainState) -> str:
+def ill_parameter(state: TrainState) -> str:
     """Returns a sentence about a parameter that is not finite, "" if all are.
 
     The loss would tell of it, but only after the next step. A pack is not asked: one
     run's fate is not the others'.
+
+    Args:
+        state: Of a run.
     """
     if state.halted.ndim:
         return ""

@@ -1,0 +1,276 @@
+"""The verbs that train a study and tell how it is going."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from adaprec_jax.display import text_table
+from adaprec_jax.runs import imports, overrides, store
+from adaprec_jax.runs.load import load_sweep
+from adaprec_jax.runs.store import State
+from adaprec_jax.studies import local, states
+from adaprec_jax.studies.following import Follower
+from adaprec_jax.studies.packs import packs
+from adaprec_jax.studies.price import Price, price
+from adaprec_jax.studies.states import Found
+from adaprec_jax.studies.study import (
+    Cell,
+    Study,
+    load_study,
+    save,
+    study_of,
+)
+
+FAILED, STOPPED = 3, 130
+
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes at a time.")]
+Packed = Annotated[
+    bool,
+    typer.Option(
+        "--packs/--no-packs", help="Train runs together that differ in numbers alone."
+    ),
+]
+Named = Annotated[str, typer.Argument(help="The name of a study, or its file.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Adds the verbs to the command."""
+    for verb in (sweep, status, retry):
+        app.command()(verb)
+
+
+def sweep(
+    config: Annotated[
+        str,
+        typer.Argument(help="A Python file with sweep(), or a bundled one: digits."),
+    ],
+    *,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Replace a setting of every run."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the study; the file's name if left out.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count and price; train nothing.")
+    ] = False,
+    workers: Workers = 1,
+    packed: Packed = True,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Train all runs of a study that are missing."""
+    of_file, experiments = load_sweep(config)
+    experiments = [overrides.apply(each, settings or []) for each in experiments]
+    for each in {each.name: each for each in experiments}.values():
+        imports.check(each)
+    study = study_of(experiments, name or of_file)
+    if dry_run:
+        counted = price(study, out, packed=packed)
+        _print_json(_price_tree(counted)) if as_json else typer.echo(_priced(counted))
+        return
+    store.check_writable(out)
+    save(study, out)
+    _train(study, out, ("new", "interrupted", "running"), workers, packed, as_json)
+
+
+def retry(
+    study: Named,
+    *,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Those that failed, too.")
+    ] = False,
+    workers: Workers = 1,
+    packed: Packed = True,
+    out: Out = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Train what a study lacks, from its own list; the config is not read again."""
+    loaded = load_study(study, out)
+    store.check_writable(out)
+    wanted = ("new", "interrupted", "running", *(["failed"] if failed else []))
+    _train(loaded, out, wanted, workers, packed, as_json)
+
+
+def status(study: Named, *, out: Out = Path("runs"), as_json: AsJson = False) -> None:
+    """Tell how many runs of a study are done, and which are missing and why."""
+    loaded = load_study(study, out)
+    found = states.look(loaded, out)
+    _print_json(_tree(loaded, found)) if as_json else typer.echo(_told(loaded, found))
+
+
+def _train(
+    study: Study,
+    out: Path,
+    wanted: Sequence[str],
+    workers: int,
+    packed: bool,  # noqa: FBT001 (as the option is called)
+    as_json: bool,  # noqa: FBT001
+) -> NoReturn:
+    """Trains the cells in the wanted states, tells what came of all, and exits."""
+    before = states.look(study, out)
+    missing = [each for each in before if each.state in wanted]
+    jobs = packs(missing) if packed else [[each.cell] for each in missing]
+    where = {each.cell.run_id: each.directory for each in before}
+    faults: dict[str, str] = {}
+    if missing:
+        with _following(where, len(missing)) as hooks:
+            faults = local.train(jobs, where, out, workers, hooks)
+    found = states.look(study, out)
+    counts = states.count(found)
+    if as_json:
+        _print_json(_tree(study, found, faults))
+    else:
+        typer.echo(_told(study, found, faults))
+    unfinished = counts["interrupted"] + counts["new"] - len(faults)
+    if faults or counts["failed"]:
+        raise typer.Exit(FAILED)
+    raise typer.Exit(STOPPED if unfinished > 0 else 0)
+
+
+@contextlib.contextmanager
+def _following(where: dict[str, Path], total: int) -> Iterator[local.Hooks]:
+    """Yields what shows the runs: a living table, or a line at the end of each."""
+    console = Console(stderr=True, highlight=False)
+    ended = 0
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    def end(cells: Sequence[Cell]) -> None:
+        nonlocal ended
+        for cell in cells:
+            ended += 1
+            now = states.found(cell, where[cell.run_id])
+            say(f"{ended}/{total} {cell.experiment.name} seed {cell.seed}: {_end(now)}")
+
+    if not console.is_terminal:
+        yield local.Hooks(end, lambda cells: None, say)
+        return
+    followers: dict[str, Follower] = {}
+
+    def follow(cells: Sequence[Cell]) -> None:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for head in ("run", "seed", "step", "loss", "precision", "left"):
+            table.add_column(head, justify="left" if head == "run" else "right")
+        for cell in cells[: max(console.height - 4, 1)]:
+            steps = cell.experiment.steps
+            follower = followers.setdefault(
+                cell.run_id, Follower(where[cell.run_id], steps)
+            )
+            line = follower.look()
+            table.add_row(
+                cell.experiment.name,
+                str(cell.seed),
+                f"{line.step}/{steps}",
+                f"{line.loss:.4g}" if line.step else "",
+                line.precision or "compiling",
+                line.left,
+            )
+        live.update(table)
+
+    with Live(console=console, transient=True, refresh_per_second=4) as live:
+        yield local.Hooks(end, follow, say)
+
+
+def _end(found: Found) -> str:
+    if found.outcome is None:
+        return found.state
+    message = f": {found.outcome.message}" if found.outcome.message else ""
+    return f"{found.outcome.state} after {found.outcome.step} steps{message}"
+
+
+def _told(study: Study, found: Sequence[Found], faults: dict[str, str] = {}) -> str:  # noqa: B006 (read only)
+    """Returns the states of a study as text."""
+    counted = states.count(found)
+    shown: list[State] = [state for state in states.STATES if counted[state]]
+    rows = [
+        (arm, *(str(counts[state] or "") for state in shown))
+        for arm, counts in states.by_arm(found).items()
+    ]
+    holes = states.holes(counted)
+    lines = [text_table(("arm", *map(_word, shown)), rows), ""]
+    lines += [
+        f"{each.cell.experiment.name} seed {each.cell.seed}: "
+        f"{faults.get(each.cell.run_id) or _end(each)}"
+        for each in found
+        if each.state == "failed" or each.cell.run_id in faults
+    ]
+    total = len(study.cells)
+    lines.append(f"{study.name}: {total - holes} of {total} runs have a result")
+    if holes:
+        lines[-1] += f", {holes} {'is a hole' if holes == 1 else 'are holes'}"
+    return "\n".join(lines)
+
+
+def _word(state: State) -> str:
+    return "missing" if state == "new" else state
+
+
+def _tree(
+    study: Study, found: Sequence[Found], faults: dict[str, str] | None = None
+) -> dict[str, Any]:
+    counts = states.count(found)
+    return {
+        "study": study.name,
+        "runs": len(study.cells),
+        "holes": states.holes(counts),
+        "states": counts,
+        "cells": [
+            {
+                "arm": each.cell.arm,
+                "seed": each.cell.seed,
+                "run_id": each.cell.run_id,
+                "directory": str(each.directory),
+                "state": each.state,
+                "outcome": each.outcome and each.outcome._asdict(),
+                "fault": (faults or {}).get(each.cell.run_id),
+            }
+            for each in found
+        ],
+    }
+
+
+def _priced(counted: Price) -> str:
+    """Returns a price as text."""
+    rows = [
+        (
+            arm.arm,
+            arm.runs,
+            arm.steps,
+            "by statistics" if arm.cost is None else f"{arm.cost:.4g}",
+        )
+        for arm in counted.arms
+    ]
+    there = ", ".join(f"{n} {_word(state)}" for state, n in counted.states.items() if n)
+    lines = [
+        text_table(("arm", "runs", "steps", "cost"), rows),
+        "",
+        f"{counted.name}: {counted.runs} runs in {len(counted.arms)} arms; {there}",
+        f"{counted.steps:,} steps, of which {counted.steps_left:,} are left, in "
+        f"{counted.packs} processes",
+        f"as many bit operations as {counted.float32_steps:,.0f} steps in float32",
+    ]
+    if counted.uncounted:
+        lines[-1] += f", and {counted.uncounted} runs whose cost depends on statistics"
+    return "\n".join(lines)
+
+
+def _price_tree(counted: Price) -> dict[str, Any]:
+    return counted._asdict() | {"arms": [arm._asdict() for arm in counted.arms]}
+
+
+def _print_json(tree: Any) -> None:
+    typer.echo(json.dumps(tree, indent=2))
