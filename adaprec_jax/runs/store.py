@@ -67,8 +67,14 @@ class Over(NamedTuple):
     changes: tuple[str, ...]
 
 
-class _Record(NamedTuple):
-    """What `environment.json` holds."""
+class Record(NamedTuple):
+    """What `environment.json` holds.
+
+    Attributes:
+        run_id: The id of the run.
+        data: Fingerprint of its examples.
+        sessions: The environment each time that it was worked on, and when that began.
+    """
 
     run_id: str
     data: str
@@ -158,7 +164,7 @@ def is_over(state: State) -> bool:
 
 def id_of(directory: Path) -> str:
     """Returns the id of an existing run, as it was when the run began."""
-    return _record(directory).run_id
+    return record(directory).run_id
 
 
 def experiment_of(directory: Path) -> Experiment:
@@ -168,7 +174,7 @@ def experiment_of(directory: Path) -> Experiment:
         InputError: The config cannot be read, or is not the one the run began with.
     """
     experiment = from_json(directory / CONFIG)
-    recorded, now = _record(directory).run_id, identity.run_id(experiment)
+    recorded, now = record(directory).run_id, identity.run_id(experiment)
     if recorded != now:
         raise InputError(
             f"{directory / CONFIG}, or code that it imports, was changed after the "
@@ -205,7 +211,7 @@ def check_writable(out: Path) -> None:
 
 def changes(directory: Path, now: Environment) -> tuple[str, ...]:
     """Returns what changed in the environment since the run was last worked on."""
-    sessions = _record(directory).sessions
+    sessions = record(directory).sessions
     return tuple(environment.differences(sessions[-1], now)) if sessions else ()
 
 
@@ -243,20 +249,20 @@ def session(
         directory.mkdir(parents=True, exist_ok=True)
     with _lock(directory):
         changed: tuple[str, ...] = ()
-        record = _Record(identity.run_id(experiment), data, sessions=[])
+        begun = Record(identity.run_id(experiment), data, sessions=[])
         is_new = not (directory / CONFIG).is_file()
         if not is_new:
             _check_drift(directory, experiment)
             _check_not_over(directory)
-            record, changed = _record(directory), changes(directory, now)
-            if record.data != data:
+            begun, changed = record(directory), changes(directory, now)
+            if begun.data != data:
                 raise InputError(
                     f"The run in {directory} began with other data: its fingerprint "
-                    f"was {record.data}, and is now {data}."
+                    f"was {begun.data}, and is now {data}."
                 )
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record.sessions.append({"began": began, **now})
-        write_json(directory / ENVIRONMENT, record._asdict())
+        begun.sessions.append({"began": began, **now})
+        write_json(directory / ENVIRONMENT, begun._asdict())
         if is_new:  # Last: a directory with a config is a run, and has the rest.
             write_json(directory / CONFIG, experiment.model_dump(mode="json"))
         with writing(directory):
@@ -305,8 +311,13 @@ def _is_held(directory: Path) -> bool:
     return False
 
 
-def _record(directory: Path) -> _Record:
-    return _read(directory / ENVIRONMENT, _Record)
+def record(directory: Path) -> Record:
+    """Returns id, data and environments of an existing run.
+
+    Raises:
+        InputError: They cannot be read.
+    """
+    return _read(directory / ENVIRONMENT, Record)
 
 
 def _check_drift(directory: Path, experiment: Experiment) -> None:

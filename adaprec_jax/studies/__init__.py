@@ -4,5 +4,6 @@
 `sweep` has the functions that such a list is declared with; `states` says what became
 of the cells, and `price` what they cost; `packs` which of them can train together;
 `local` trains them with processes that each run `worker`; `following` reads how far
-they are. All are without JAX, as bad input is answered at once; a worker imports it.
+they are. `difference` sets two runs side by side, `bundle` checks a published study,
+`publish` makes one and `reproduce` repeats one. All are without JAX, as bad input is answered at once; a worker imports it.
 """
