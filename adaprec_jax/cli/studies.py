@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from adaprec_jax.display import text_table
 from adaprec_jax.runs import imports, overrides, store
 from adaprec_jax.runs.load import load_sweep
 from adaprec_jax.runs.store import State
-from adaprec_jax.studies import local, states
+from adaprec_jax.studies import local, ray_engine, slurm_engine, states
 from adaprec_jax.studies.following import Follower
 from adaprec_jax.studies.packs import packs
 from adaprec_jax.studies.price import Price, price
@@ -28,6 +28,11 @@ from adaprec_jax.studies.study import (
     study_of,
 )
 
+# Takes packs, directories by id, the folder of runs and hooks; returns faults by id.
+Place: TypeAlias = Callable[
+    [Sequence[Sequence[Cell]], dict[str, Path], Path, local.Hooks], dict[str, str]
+]
+
 FAILED, STOPPED = 3, 130
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
@@ -39,6 +44,13 @@ Packed = Annotated[
         "--packs/--no-packs", help="Train runs together that differ in numbers alone."
     ),
 ]
+Engine = Annotated[
+    Literal["local", "ray", "slurm"], typer.Option(help="Where the runs are trained.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help='Of the Ray cluster, such as "auto"; of submitit, "local".'),
+]
 Named = Annotated[str, typer.Argument(help="The name of a study, or its file.")]
 
 
@@ -48,7 +60,7 @@ def add(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-def sweep(
+def sweep(  # noqa: PLR0913 (one option for each thing to choose)
     config: Annotated[
         str,
         typer.Argument(help="A Python file with sweep(), or a bundled one: digits."),
@@ -68,6 +80,8 @@ def sweep(
     ] = False,
     workers: Workers = 1,
     packed: Packed = True,
+    engine: Engine = "local",
+    address: Address = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -81,9 +95,11 @@ def sweep(
         counted = price(study, out, packed=packed)
         _print_json(_price_tree(counted)) if as_json else typer.echo(_priced(counted))
         return
+    place = _place(engine, address, workers)
     store.check_writable(out)
     save(study, out)
-    _train(study, out, ("new", "interrupted", "running"), workers, packed, as_json)
+    wanted = ("new", "interrupted", "running")
+    _train(study, out, wanted, place, packed=packed, as_json=as_json)
 
 
 def retry(
@@ -94,14 +110,17 @@ def retry(
     ] = False,
     workers: Workers = 1,
     packed: Packed = True,
+    engine: Engine = "local",
+    address: Address = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Train what a study lacks, from its own list; the config is not read again."""
     loaded = load_study(study, out)
+    place = _place(engine, address, workers)
     store.check_writable(out)
     wanted = ("new", "interrupted", "running", *(["failed"] if failed else []))
-    _train(loaded, out, wanted, workers, packed, as_json)
+    _train(loaded, out, wanted, place, packed=packed, as_json=as_json)
 
 
 def status(study: Named, *, out: Out = Path("runs"), as_json: AsJson = False) -> None:
@@ -111,13 +130,31 @@ def status(study: Named, *, out: Out = Path("runs"), as_json: AsJson = False) ->
     _print_json(_tree(loaded, found)) if as_json else typer.echo(_told(loaded, found))
 
 
+def _place(engine: str, address: str | None, workers: int) -> Place:
+    """Returns what trains packs; refuses an engine that is not installed."""
+    if engine == "ray":
+        ray_engine.check()
+        return lambda packs, where, out, hooks: ray_engine.train(
+            packs, out, address, hooks
+        )
+    if engine == "slurm":
+        slurm_engine.check()
+        return lambda packs, where, out, hooks: slurm_engine.train(
+            packs, out, workers, address, hooks
+        )
+    return lambda packs, where, out, hooks: local.train(
+        packs, where, out, workers, hooks
+    )
+
+
 def _train(
     study: Study,
     out: Path,
     wanted: Sequence[str],
-    workers: int,
-    packed: bool,  # noqa: FBT001 (as the option is called)
-    as_json: bool,  # noqa: FBT001
+    place: Place,
+    *,
+    packed: bool,
+    as_json: bool,
 ) -> NoReturn:
     """Trains the cells in the wanted states, tells what came of all, and exits."""
     before = states.look(study, out)
@@ -127,7 +164,7 @@ def _train(
     faults: dict[str, str] = {}
     if missing:
         with _following(where, len(missing)) as hooks:
-            faults = local.train(jobs, where, out, workers, hooks)
+            faults = place(jobs, where, out, hooks)
     found = states.look(study, out)
     counts = states.count(found)
     if as_json:

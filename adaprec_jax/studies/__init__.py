@@ -5,5 +5,7 @@
 of the cells, and `price` what they cost; `packs` which of them can train together;
 `local` trains them with processes that each run `worker`; `following` reads how far
 they are. `difference` sets two runs side by side, `bundle` checks a published study,
-`publish` makes one and `reproduce` repeats one. All are without JAX, as bad input is answered at once; a worker imports it.
+`publish` makes one and `reproduce` repeats one; `ray_engine` and `slurm_engine` train
+on a cluster. All are without JAX, as bad input is answered at once; a worker imports
+it.
 """

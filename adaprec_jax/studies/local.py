@@ -121,12 +121,12 @@ def _end(queue: _Queue, done: _Worker, hooks: Hooks, *, stopped: bool) -> None:
         died = f"its process died of {signal.Signals(-code).name}"
         again = done.job._replace(deaths=done.job.deaths + 1)
         if again.deaths < _LIVES:
-            hooks.say(f"{_called(cells)}: {died}; it goes on")
+            hooks.say(f"{called(cells)}: {died}; it goes on")
             queue.waiting.appendleft(again)
         else:
             queue.faults.update({c.run_id: f"{died}, {_LIVES} times" for c in cells})
     elif len(cells) > 1:
-        hooks.say(f"{_called(cells)} failed together; each is trained alone")
+        hooks.say(f"{called(cells)} failed together; each is trained alone")
         queue.waiting.extend(Job((cell,)) for cell in cells)
     elif code == worker.FAILED:
         hooks.ended(cells)
@@ -193,7 +193,8 @@ def _last_line(errors: IO[str]) -> str:
     return lines[-1] if lines else "its process ended without a word."
 
 
-def _called(cells: Sequence[Cell]) -> str:
+def called(cells: Sequence[Cell]) -> str:
+    """Returns what a job is called, for people."""
     first = cells[0]
     named = f"{first.experiment.name} with seed {first.seed}"
     return named if len(cells) == 1 else f"{named} and {len(cells) - 1} more"

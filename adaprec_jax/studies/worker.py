@@ -54,6 +54,21 @@ def work(line: str) -> int:
     return max(_EXIT_CODES[outcome.state] for outcome in outcomes)
 
 
+def attempt(line: str) -> tuple[int, str]:
+    """Trains what a line says, for an engine that calls functions on other machines.
+
+    Args:
+        line: What `order` returned.
+
+    Returns:
+        The exit code of a worker, and why it could not begin or go on.
+    """
+    try:
+        return work(line), ""
+    except InputError as error:
+        return USAGE, str(error.args[-1])
+
+
 def main() -> None:
     """Does one order; the exit code says how the runs ended."""
     signal.signal(signal.SIGINT, leave)
