@@ -163,6 +163,31 @@ def test_a_worker_that_is_killed_is_begun_again(adaprec, folder):
     assert asked(folder).count(("digits-cpt", "0", "1")) == 3
 
 
+@pytest.mark.slow
+def test_a_pack_that_dies_again_and_again_is_trained_run_by_run(
+    adaprec, folder, monkeypatch
+):
+    worker = WORKER.replace(
+        "worst = 0", 'worst = 0\nif len(asked["configs"]) == 4: os.abort()'
+    )
+    (folder / "worker.py").write_text(worker)
+    code, out, err = adaprec("sweep", "tiny.py")
+    assert (code, out.splitlines()[-1]) == (0, "tiny: 6 of 6 runs have a result")
+    assert err.count("died of SIGABRT; it goes on") == 2
+    assert "died of SIGABRT again; each is trained alone" in err
+
+
+def test_a_study_that_changes_says_which_runs_leave_it(adaprec, folder):
+    assert adaprec("sweep", "tiny.py", "--workers", "3")[0] == 0
+    (folder / "tiny.py").write_text(CONFIG.replace(", 2)\n", ", 1)\n"))
+    code, out, err = adaprec("sweep", "tiny.py")
+    assert (code, out.splitlines()[-1]) == (0, "tiny: 3 of 3 runs have a result")
+    assert err == (
+        "note: 3 other runs of a study tiny leave its list; what was trained stays in "
+        "runs.\n"
+    )
+
+
 def test_a_run_that_cannot_begin_is_told_of_with_its_reason(adaprec, folder):
     (folder / "fates" / "1").write_text("refused")
     code, out, _ = adaprec("sweep", "tiny.py", "--no-packs", "--workers", "3")
@@ -172,6 +197,7 @@ def test_a_run_that_cannot_begin_is_told_of_with_its_reason(adaprec, folder):
     assert adaprec("sweep", "tiny.py")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_else_trains_is_waited_for(adaprec, folder):
     adaprec("sweep", "tiny.py", "--no-packs", "--workers", "3")
     asked(folder)

@@ -24,6 +24,7 @@ from adaprec_jax.studies.study import (
     Cell,
     Study,
     load_study,
+    path_of,
     save,
     study_of,
 )
@@ -97,6 +98,7 @@ def sweep(  # noqa: PLR0913 (one option for each thing to choose)
         return
     place = _place(engine, address, workers)
     store.check_writable(out)
+    _tell_of_others(study, out)
     save(study, out)
     wanted = ("new", "interrupted", "running")
     _train(study, out, wanted, place, packed=packed, as_json=as_json)
@@ -128,6 +130,20 @@ def status(study: Named, *, out: Out = Path("runs"), as_json: AsJson = False) ->
     loaded = load_study(study, out)
     found = states.look(loaded, out)
     _print_json(_tree(loaded, found)) if as_json else typer.echo(_told(loaded, found))
+
+
+def _tell_of_others(study: Study, out: Path) -> None:
+    """Says which runs a study of this name had that it will have no more."""
+    if not path_of(study.name, out).is_file():
+        return
+    ids = {cell.run_id for cell in study.cells}
+    gone = [c for c in load_study(study.name, out).cells if c.run_id not in ids]
+    if gone:
+        typer.echo(
+            f"note: {len(gone)} other runs of a study {study.name} leave its list; "
+            f"what was trained stays in {out}.",
+            err=True,
+        )
 
 
 def _place(engine: str, address: str | None, workers: int) -> Place:

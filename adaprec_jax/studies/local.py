@@ -123,6 +123,9 @@ def _end(queue: _Queue, done: _Worker, hooks: Hooks, *, stopped: bool) -> None:
         if again.deaths < _LIVES:
             hooks.say(f"{called(cells)}: {died}; it goes on")
             queue.waiting.appendleft(again)
+        elif len(cells) > 1:  # Its memory may be too large.
+            hooks.say(f"{called(cells)}: {died} again; each is trained alone")
+            queue.waiting.extend(Job((cell,)) for cell in cells)
         else:
             queue.faults.update({c.run_id: f"{died}, {_LIVES} times" for c in cells})
     elif len(cells) > 1:

@@ -13,12 +13,15 @@ from adaprec_jax.runs.config import (
     ConstantRate,
     Cyclic,
     Deficit,
+    Denoiser,
     Experiment,
     Float32,
     LateSwitch,
     Piecewise,
     ResNet,
     ShuffledCPT,
+    Transformer,
+    ViT,
     Warmup,
 )
 from adaprec_jax.studies.states import Found
@@ -28,8 +31,9 @@ from adaprec_jax.studies.study import Cell
 _TABULATED = (
     CPT, Constant, Cyclic, Deficit, Float32, LateSwitch, Piecewise, ShuffledCPT, Warmup,
 )  # fmt: skip
-# In a pack convolutions become grouped ones, which are several times slower.
-_ALONE = (CNN, ResNet)
+# In a pack convolutions become grouped ones, which are several times slower; products
+# as large as those of transformers fill the machine without one, and its memory with.
+_ALONE = (CNN, Denoiser, ResNet, Transformer, ViT)
 LARGEST = 64  # runs of a pack, so that what a kill loses stays small
 
 
@@ -37,9 +41,10 @@ def packs(found: Iterable[Found]) -> list[list[Cell]]:
     """Returns the cells in groups that can train together, in their order.
 
     Runs share a pack if they differ in their seeds, in a constant learning rate, and in
-    schedules that depend on the step alone. What is somebody's own, has convolutions,
-    several devices, sinks, or an optimizer with noise from the seed, trains alone. A
-    run that was begun goes on as it was begun: alone, or with the same others.
+    schedules that depend on the step alone. Convolutions and transformers, what is
+    somebody's own, and what has several devices, sinks, or an optimizer with noise from
+    the seed, trains alone. A run that was begun goes on as it was begun: alone, or with
+    the same others.
 
     Args:
         found: The cells, and what became of them.
