@@ -1,5 +1,8 @@
 """Declaring a sweep: which experiments a grid has, and which are refused."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from adaprec_jax.runs.config import CPT
@@ -97,6 +100,15 @@ def test_a_file_without_a_sweep_is_refused(tmp_path, text, fault):
     with pytest.raises(InputError) as refused:
         load_sweep(str(path))
     assert str(refused.value).startswith(f"{path}{fault}")
+
+
+def test_the_sweep_of_the_documentation_is_one(tmp_path):
+    page = Path(__file__).parents[1] / "docs" / "studies.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(block)
+    name, experiments = load_sweep(str(tmp_path / "mine.py"))
+    cells = study_of(experiments, name).cells
+    assert (len(cells), len({cell.arm for cell in cells})) == (50, 5)
 
 
 def test_an_unknown_sweep_is_told_of_with_the_nearest():
