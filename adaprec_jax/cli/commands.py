@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from adaprec_jax import formats
-from adaprec_jax.cli import bundles, studies, tables
+from adaprec_jax.cli import bundles, search, studies, tables
 from adaprec_jax.cli.compile import compile_step, print_support
 from adaprec_jax.cli.options import (
     AsJson,
@@ -60,6 +60,7 @@ app.add_typer(new, name="new")
 app.command("compile")(compile_step)
 studies.add(app)
 bundles.add(app)
+search.add(app)
 
 
 @app.command()

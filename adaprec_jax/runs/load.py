@@ -16,7 +16,7 @@ import runpy
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -26,6 +26,7 @@ from adaprec_jax.runs.errors import InputError, suggest
 from adaprec_jax.runs.overrides import written
 from adaprec_jax.runs.validation import faults, validate
 
+_Kind = TypeVar("_Kind")
 _NAMED = 8  # arms of a file that an error may name
 
 
@@ -73,22 +74,44 @@ def load_sweep(config: str) -> tuple[str, list[Experiment]]:
     >>> name, len(experiments) > 20
     ('digits', True)
     """
-    path, files = Path(config), {_stem(each): each for each in _files()}
-    if path.suffix != ".py":
-        name = config.replace("_", "-")
-        if name not in files:
-            raise InputError(
-                f"Unknown sweep {config!r}; {suggest(name, files, name_all=True)} "
-                "Or name a Python file with a function sweep()."
-            )
-        path = files[name]
-    sweep = _names_in(path).get("sweep")
-    if not callable(sweep):
-        raise InputError(f"{path} defines no function sweep().")
-    made = _run(path, sweep)
+    path, made = _made(config, "sweep")
     if not isinstance(made, list) or not all(isinstance(e, Experiment) for e in made):
         raise InputError(f"{path}: sweep() must return a list of Experiments.")
     return _stem(path), [_checked(path, written(each)) for each in made]
+
+
+def load_function(config: str, name: str, kind: type[_Kind]) -> tuple[str, _Kind]:
+    """Returns the name of a file and what a function of it returns.
+
+    Args:
+        config: As `load_sweep` takes it.
+        name: Of the function, which takes no arguments.
+        kind: What it must return.
+
+    Raises:
+        InputError: There is no such file or function, or it returns something else.
+    """
+    path, made = _made(config, name)
+    if not isinstance(made, kind):
+        raise InputError(f"{path}: {name}() must return a {kind.__name__}.")
+    return _stem(path), made
+
+
+def _made(config: str, name: str) -> tuple[Path, Any]:
+    """Returns the file that is meant, and what its function returns."""
+    path, files = Path(config), {_stem(each): each for each in _files()}
+    if path.suffix != ".py":
+        stem = config.replace("_", "-")
+        if stem not in files:
+            raise InputError(
+                f"Unknown {name} {config!r}; {suggest(stem, files, name_all=True)} "
+                f"Or name a Python file with a function {name}()."
+            )
+        path = files[stem]
+    function = _names_in(path).get(name)
+    if not callable(function):
+        raise InputError(f"{path} defines no function {name}().")
+    return path, _run(path, function)
 
 
 def bundled() -> dict[str, tuple[Path, str]]:

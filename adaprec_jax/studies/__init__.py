@@ -6,6 +6,6 @@ of the cells, and `price` what they cost; `packs` which of them can train togeth
 `local` trains them with processes that each run `worker`; `following` reads how far
 they are. `difference` sets two runs side by side, `bundle` checks a published study,
 `publish` makes one and `reproduce` repeats one; `ray_engine` and `slurm_engine` train
-on a cluster. All are without JAX, as bad input is answered at once; a worker imports
-it.
+on a cluster; `search` looks for the front of accuracy and cost. All are without JAX, as
+bad input is answered at once; a worker imports it.
 """
