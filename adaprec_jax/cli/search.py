@@ -8,7 +8,7 @@ import typer
 
 from adaprec_jax.cli.studies import AsJson, Out
 from adaprec_jax.display import text_table
-from adaprec_jax.runs import imports, store
+from adaprec_jax.runs import imports, overrides, store
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.load import load_function
 from adaprec_jax.runs.store import Outcome
@@ -58,10 +58,8 @@ def search(
         tree = {"front": rows, "trials": count, "float32_steps": cost}
         typer.echo(json.dumps(tree | {"study": study.name}, indent=2))
         return
-    arms = [cell.arm for cell in study.cells[::confirm]]
     table = [
-        (arm, f"{each.metric:.4g}", f"{each.cost:.4g}")
-        for arm, each in zip(arms, best, strict=True)
+        (_chosen(what, each), f"{each.metric:.4g}", f"{each.cost:.4g}") for each in best
     ]
     typer.echo(text_table(("settings", what.metric, "cost"), table))
     typer.echo(
@@ -82,6 +80,13 @@ def _trained(experiment: Experiment, out: Path) -> Outcome:
     faults = local.train([[cell]], {cell.run_id: directory}, out, 1, hooks)
     ended = store.outcome(directory)
     return ended or Outcome("failed", 0, {}, faults.get(cell.run_id, ""))
+
+
+def _chosen(what: Search, trial: searching.Trial) -> str:
+    """Returns the settings of a trial that were searched."""
+    known = overrides.leaves(trial.experiment.model_dump(mode="json"))
+    paths = [path for path in known if path.startswith(tuple(what.space))]
+    return " ".join(f"{path}={known[path]}" for path in paths)
 
 
 def _said(trial: searching.Trial) -> str:

@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from scipy.special import stdtrit
 
 from adaprec_jax.runs import environment, identity, imports, store
 from adaprec_jax.runs.config import Experiment
@@ -237,6 +236,8 @@ def _is_expected(
     values = np.array([o.results[name] for o in outcomes if name in o.results])
     half = _NO_SPREAD * max(abs(own), 1.0)
     if len(values) >= _FEWEST and np.isfinite(values).all():
+        from scipy.special import stdtrit  # Slow to import.
+
         n = len(values)
         spread = stdtrit(n - 1, 0.975) * np.std(values, ddof=1) * (1 + 1 / n) ** 0.5
         half = max(half, float(spread))
