@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 from adaprec_jax.contractions import jax_internals as internals, scopes
 from adaprec_jax.contractions.jax_internals import ClosedJaxpr, Eqn, Jaxpr, aval
 from adaprec_jax.contractions.table import Contraction, Table
+from adaprec_jax.cost.tally import Product, Work
 
 # They move or rename numbers; no arithmetic.
 _FREE = frozenset({
@@ -40,57 +41,6 @@ _CALLS = frozenset({
     "jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
     "custom_lin", "checkpoint", "remat", "remat2", "shard_map", "run_state",
 })  # fmt: skip
-
-
-class Product(NamedTuple):
-    """One of the products of a contraction in one step, all executions together.
-
-    Attributes:
-        contraction: Its name in the table.
-        product: "forward", "dgrad" or "wgrad".
-        macs: Multiply-accumulates, recomputed ones included; padding of a convolution
-            counts as work.
-        recomputed: Those that rematerialisation adds.
-        operands: Elements that are read: of activation and weight for forward, of
-            gradient and weight for dgrad, of gradient and activation for wgrad.
-        result: Elements that are written.
-        weights: Whether a parameter is in the weight slot.
-    """
-
-    contraction: str
-    product: str
-    macs: float
-    recomputed: float
-    operands: tuple[float, float]
-    result: float
-    weights: bool
-
-
-class Work(NamedTuple):
-    """What one step does.
-
-    Attributes:
-        products: Of the contractions that a plan decides about.
-        unplanned: Multiply-accumulates of other products, by part and dtypes of the
-            operands. The part is "" for the model, else one of `scopes.PARTS`.
-        operations: Other arithmetic by part, one for each element of a result (of the
-            operand, where it is reduced). The part "rounding" is the arithmetic that
-            emulation takes, which hardware that has the formats does not execute.
-        transcendentals: Those of them that are no additions and multiplications, such
-            as exponentials, by part.
-        unknown: What could not be counted, each with the reason.
-    """
-
-    products: tuple[Product, ...]
-    unplanned: Mapping[tuple[str, str], float]
-    operations: Mapping[str, float]
-    transcendentals: Mapping[str, float]
-    unknown: tuple[str, ...]
-
-    @property
-    def macs(self) -> float:
-        """Multiply-accumulates of the contractions that a plan decides about."""
-        return sum((product.macs for product in self.products), 0.0)
 
 
 def count(closed: ClosedJaxpr, table: Table, *, gather_every: int = 1) -> Work:
