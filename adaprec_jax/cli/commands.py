@@ -19,6 +19,7 @@ from adaprec_jax.cli.options import (
     given,
     print_json,
 )
+from adaprec_jax.cli.cost import cost
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     expected,
@@ -58,6 +59,7 @@ new = typer.Typer(
 )
 app.add_typer(new, name="new")
 app.command("compile")(compile_step)
+app.command()(cost)
 
 
 @app.command()

@@ -21,11 +21,21 @@ from jaxtyping import Int, PyTree
 
 from adaprec_jax import cost
 from adaprec_jax.contractions.table import forward_macs, macs_shares
+from adaprec_jax.cost.lenses import look
 from adaprec_jax.report import chart, summary
 from adaprec_jax.report.progress import Display, Moment, display
-from adaprec_jax.runs import environment, expected, metrics, rows, sinks, store
+from adaprec_jax.runs import (
+    environment,
+    expected,
+    metrics,
+    plan_log,
+    rows,
+    sinks,
+    store,
+)
 from adaprec_jax.runs.build import Built, build
 from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.costing import recorded_cost
 from adaprec_jax.runs.dispatching import dispatching
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.leaving import cursor, leave
@@ -167,7 +177,14 @@ def _train(
 
         hooks = Hooks(
             fetch=lambda numbers: shard(fetch(experiment, built, numbers), mesh),
-            on_metrics=_reporter(experiment, built, state, append, shown),
+            on_metrics=_reporter(
+                experiment,
+                built,
+                state,
+                append,
+                shown,
+                plan_log.numbering(directory / plan_log.FILE),
+            ),
             evaluate=validate,
             save=save,
             stop=stop,
@@ -185,6 +202,7 @@ def _train(
     results["bytes_per_parameter"] = expected.bytes_per_parameter(experiment)
     if "cost" in results:
         results |= _work(experiment, built, columns, results["cost"], ending.step)
+        results |= _energies(directory)
     results |= taken()
     return Outcome(ending.kind, ending.step, results, _message(ending, directory))
 
@@ -195,6 +213,7 @@ def _reporter(
     state: TrainState,
     append: Callable[[Iterator[rows.Row]], None],
     shown: Display,
+    number_of: Callable[[Any], int],
 ) -> Callable[[Int[np.ndarray, " steps"], Metrics], None]:
     """Returns what writes and shows the metrics of each dispatch."""
     layout = rows.layout(built.program, experiment.statistics, experiment.log_every)
@@ -203,7 +222,7 @@ def _reporter(
 
     def report(numbers: Int[np.ndarray, " steps"], found: Metrics) -> None:
         nonlocal before, saturation
-        append(rows.rows(layout, numbers, found, before))
+        append(rows.rows(layout, numbers, found, before, number_of))
         before = found.plan[-1]
         saturated = np.asarray(found.quantities["saturation_fraction"])
         saturation = rows.largest(saturated, saturation)
@@ -274,6 +293,23 @@ def _work(
         "share_4_bits": summary.narrow_share(columns, steps, work, 4),
         "share_8_bits": summary.narrow_share(columns, steps, work, 8),
     }
+
+
+def _energies(directory: Path) -> dict[str, float]:
+    """Returns the modelled energy of the run with its band, where it is known.
+
+    A run that an earlier version began did not record the formats of all its steps.
+    """
+    try:
+        done = recorded_cost(directory).done
+    except InputError:
+        return {}
+    found: dict[str, float] = {}
+    for lens in ("arith7", "arith7_mem"):
+        if (energy := look(lens, done)) is not None:
+            ends = {"": energy.value, "_low": energy.low, "_high": energy.high}
+            found |= {f"{lens}_J{end}": value for end, value in ends.items()}
+    return found
 
 
 def _last_validation(columns: summary.Columns, metric: str) -> dict[str, float]:
