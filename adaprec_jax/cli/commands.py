@@ -8,6 +8,7 @@ import typer
 
 from adaprec_jax import formats
 from adaprec_jax.cli import tables
+from adaprec_jax.cli.claims import claims
 from adaprec_jax.cli.compile import compile_step, print_support
 from adaprec_jax.cli.options import (
     AsJson,
@@ -60,6 +61,7 @@ new = typer.Typer(
 app.add_typer(new, name="new")
 app.command("compile")(compile_step)
 app.command()(cost)
+app.command()(claims)
 
 
 @app.command()

@@ -11,7 +11,6 @@ from adaprec_jax.cost.numbers import Number
 
 # Of abs, max, times and cast, which a scaled format takes; a cast alone is one. Ours.
 _SCALED, _CAST = 4.0, 1.0
-_RESULT_BITS = 32.0
 # Operands by product, as they lie in a packed plan.
 _COLUMNS = {"forward": (0, 1), "dgrad": (2, 3), "wgrad": (4, 5)}
 
@@ -81,7 +80,7 @@ class Term(NamedTuple):
         nominal: Those that the published metric counts: one forward product each for
             forward, dgrad and wgrad, whether they run or not.
         read: Bytes of both operands, in their formats.
-        written: Bytes of the result, in float32.
+        written: Bytes of the result.
         weights: Whether a parameter is in the weight slot.
     """
 
@@ -144,6 +143,7 @@ def step_tally(
     shared: Sequence[str],
     *,
     update_bytes: float,
+    result_bits: float = 32.0,
 ) -> Tally:
     """Returns the tally of one step.
 
@@ -154,6 +154,8 @@ def step_tally(
             layers of a contraction do equal work.
         shared: The contractions whose products share their rounded operands.
         update_bytes: That the optimizer's update moves.
+        result_bits: In which forward and dgrad write; the weight's gradient is written
+            in float32.
 
     Raises:
         ValueError: A contraction has no formats.
@@ -183,7 +185,7 @@ def step_tally(
                     read=(share * operands[0] * pair[0].bits / 8,
                           share * operands[1] * pair[1].bits / 8),
                     written=share * (0.0 if here is None else here.result)
-                    * _RESULT_BITS / 8,
+                    * (32.0 if product == "wgrad" else result_bits) / 8,
                     weights=forward is not None and forward.weights,
                 )  # fmt: skip
                 key = (name, product, pair[0], pair[1])

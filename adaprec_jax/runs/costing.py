@@ -4,12 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from adaprec_jax.cost.numbers import FLOAT32, Number, number
+from adaprec_jax.cost.numbers import Number, number
 from adaprec_jax.cost.tally import Tally, step_tally, summed
 from adaprec_jax.precision import SharedPrecision
 from adaprec_jax.report.summary import filled
@@ -20,8 +20,6 @@ from adaprec_jax.runs.counted import Counted, counted
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.open_loop import plans
 from adaprec_jax.train import record
-
-_BFLOAT16 = Number("bfloat16", 16, integer=False, scaled=False)
 
 
 class Phase(NamedTuple):
@@ -176,7 +174,10 @@ def _spent(
 
     def one(rows: Iterable[Sequence[Number]]) -> Tally:
         named = list(zip(names, rows, strict=True))
-        return step_tally(found.work, named, shared, update_bytes=moved)
+        return step_tally(
+            found.work, named, shared, update_bytes=moved,
+            result_bits=_result_bits(experiment),
+        )  # fmt: skip
 
     distinct: dict[str, int] = {}
     tallies: list[Tally] = []
@@ -199,9 +200,14 @@ def _spent(
         phases=tuple(listed),
         plans=tuple(tallies),
         done=summed((tallies[plan], float(n)) for plan, n in steps_of.items()),
-        float32=summed([(one([[FLOAT32] * 6] * len(names)), steps)]),
-        bfloat16=summed([(one([[_BFLOAT16] * 6] * len(names)), steps)]),
+        float32=summed([(in_one_format(experiment, found, "float32"), steps)]),
+        bfloat16=summed([(in_one_format(experiment, found, "bfloat16"), steps)]),
     )
+
+
+def _result_bits(experiment: Experiment) -> float:
+    """Returns the width of what lies between contractions."""
+    return 16.0 if experiment.compute_dtype in ("bfloat16", "float16") else 32.0
 
 
 def _number(name: str, parsed: dict[str, Number]) -> Number:
@@ -220,15 +226,34 @@ def _update_bytes(experiment: Experiment, found: Counted) -> float:
     return float(found.parameters * (2 * kept + gradient))
 
 
+def in_one_format(
+    experiment: Experiment, found: Counted, name: str, result_bits: float | None = None
+) -> Tally:
+    """Returns the tally of one step with every operand in one format.
+
+    Args:
+        experiment: All settings.
+        found: Its counted step.
+        name: Of the format, as a config has it.
+        result_bits: In which results are written; None: as the settings have it.
+
+    Raises:
+        ValueError: No format has that name.
+    """
+    kind = number(format_names.parse(name))
+    rows = [(c.name, [kind] * 6) for c in found.table.contractions]
+    moved = _update_bytes(experiment, found)
+    if result_bits is None:
+        result_bits = _result_bits(experiment)
+    return step_tally(
+        found.work, rows, [r[0] for r in rows], update_bytes=moved,
+        result_bits=result_bits,
+    )  # fmt: skip
+
+
 def phase_counts(spent: Spent) -> Mapping[int, int]:
     """Returns the number of steps under each plan."""
     found = Counter[int]()
     for phase in spent.phases:
         found[phase.plan] += phase.steps
     return found
-
-
-__all__: list[Any] = [
-    "Phase", "Spent", "foreseen_cost", "part", "phase_counts", "recorded_cost",
-    "steps_to",
-]  # fmt: skip
