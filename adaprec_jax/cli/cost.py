@@ -13,7 +13,7 @@ from adaprec_jax.cost.lenses import DEVICES, LENSES
 from adaprec_jax.display import text_table
 from adaprec_jax.runs import imports, overrides, store
 from adaprec_jax.runs.config import Experiment
-from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.varied import FACTORS, WHAT, varied
 
@@ -79,6 +79,12 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
     layers: Annotated[
         bool, typer.Option("--layers", help="List every product of every layer.")
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw test score against cost, by one --lens."
+        ),
+    ] = None,
     runs: Annotated[
         Path, typer.Option("--runs", metavar="DIR", help="Folder of runs.")
     ] = Path("runs"),
@@ -99,6 +105,9 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
     meant = [_meant(each, settings or [], runs) for each in what]
     sizes = vary.split(",") if vary else []
     _check_sizes(meant, sizes)
+    if plot is not None:
+        _plot(meant, lenses, chosen, plot)
+        return
     if sizes:
         _print_grown(meant, sizes, as_json=as_json)
         return
@@ -111,6 +120,43 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
         return
     for tree in trees:
         typer.echo("\n".join(_lines(tree, layers=layers)))
+
+
+def _plot(
+    meant: Sequence[Experiment | Path],
+    lenses: Sequence[str],
+    device: devices.Device | None,
+    path: Path,
+) -> None:
+    """Draws test score against cost for all runs."""
+    if len(lenses) != 1:
+        raise InputError("--plot draws one lens: give one --lens.")
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot must end in .png, .svg or .pdf, got {str(path)!r}.")
+    directories = [each for each in meant if isinstance(each, Path)]
+    if len(directories) != len(meant):
+        raise InputError("--plot is of runs, not of configs.")
+    try:
+        from adaprec_jax.report.frontier import figure
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise InputError(
+            "A plot needs matplotlib, which is not installed: "
+            "pip install 'adaprec-jax[plot]'."
+        ) from error
+    from adaprec_jax.runs.frontier import points
+
+    found, unit, metric = points(directories, lenses[0], device)
+    falls = "loss" in metric or "bits_per" in metric
+    drawn = figure(
+        found, x=f"modelled cost by {lenses[0]}, {unit}", y=f"test {metric}",
+        higher_is_better=not falls,
+    )  # fmt: skip
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn.savefig(path, dpi=160)
+    typer.echo(str(path))
 
 
 def _tree(
