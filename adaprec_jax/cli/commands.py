@@ -21,6 +21,7 @@ from adaprec_jax.cli.options import (
     print_json,
 )
 from adaprec_jax.cli.cost import cost
+from adaprec_jax.cli.measure import measure
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     expected,
@@ -62,6 +63,7 @@ app.add_typer(new, name="new")
 app.command("compile")(compile_step)
 app.command()(cost)
 app.command()(claims)
+app.command()(measure)
 
 
 @app.command()
