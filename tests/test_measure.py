@@ -34,6 +34,7 @@ def test_an_emulated_step_has_no_energy_of_its_own():
     ("options", "fault"),
     [
         (["--seconds", "1"], "--seconds must be from 5 to 3600, got 1.0."),
+        (["--set", "execution.kind=native"], "only emulated steps are measured here"),
         (["--repeats", "0"], "--repeats must be at least 1, got 0."),
         (["--rest", "-1"], "--rest must be from 0 to 3600, got -1.0."),
     ],

@@ -10,6 +10,8 @@ from adaprec_jax import formats
 from adaprec_jax.cli import tables
 from adaprec_jax.cli.claims import claims
 from adaprec_jax.cli.compile import compile_step, print_support
+from adaprec_jax.cli.cost import cost
+from adaprec_jax.cli.measure import measure
 from adaprec_jax.cli.options import (
     AsJson,
     Config,
@@ -20,8 +22,6 @@ from adaprec_jax.cli.options import (
     given,
     print_json,
 )
-from adaprec_jax.cli.cost import cost
-from adaprec_jax.cli.measure import measure
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     expected,

@@ -39,6 +39,11 @@ def measure(
     if not 0 <= rest <= 3600:
         raise InputError(f"--rest must be from 0 to 3600, got {rest}.")
     experiment = overrides.apply(load(config), settings or [])
+    if experiment.execution.kind == "native":
+        raise InputError(
+            f"{experiment.name} runs natively, and only emulated steps are measured "
+            "here; set execution.kind=emulated."
+        )
     imports.check(experiment)
     from adaprec_jax.runs.measured import any_meter, measured
 
