@@ -578,6 +578,7 @@ def test_a_config_that_is_not_there_is_one_sentence(name, tmp_path):
         (config.APT, schedules.apt, set()),
         (config.Accordion, schedules.accordion, set()),
         (config.Maturity, schedules.maturity, set()),
+        (config.ByBottleneck, schedules.by_bottleneck, set()),
         (config.LateSwitch, schedules.late_switch, {"steps"}),
         (config.Deficit, schedules.deficit, set()),
         (config.NoLossScaling, loss_scaling.none, {"inner"}),

@@ -9,10 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "adaprec_jax"
 MODULES = (
-    "bit_counts", "cost", "formats", "loss_scaling", "plan", "precision", "quantizers",
+    "bit_counts", "formats", "loss_scaling", "plan", "precision", "quantizers",
     "random_bits", "scaling", "stats",
 )  # fmt: skip
-PACKAGES = ("contractions", "schedules")
+PACKAGES = ("contractions", "cost", "meters", "schedules")
 HEAVY = ("flax", "orbax", "pooch", "pydantic", "rich", "sklearn", "typer")
 MATHS = (
     *MODULES,

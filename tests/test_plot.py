@@ -180,6 +180,10 @@ def test_a_kind_that_calls_itself_open_reads_nothing(kind):
         experiment = configured("steps=600").model_copy(update={"schedule": schedule})
         course = foreseen(experiment)
         known = mean_cost(experiment)
+        if kind == "by_bottleneck":  # it asks for the shapes of the layers
+            assert known is None
+            assert course.starts.tolist() == [0]
+            continue
         steps = np.diff([*course.starts, course.steps])
         assert np.average(course.cost, weights=steps) == pytest.approx(known, rel=1e-5)
 

@@ -19,6 +19,7 @@ PACKAGES = (
     "adaprec_jax",
     "adaprec_jax.contractions",
     "adaprec_jax.cost",
+    "adaprec_jax.meters",
     "adaprec_jax.scaling",
     "adaprec_jax.schedules",
     "adaprec_jax.train",

@@ -22,6 +22,7 @@ from adaprec_jax.plan import integers
 from adaprec_jax.precision import SharedPrecision, separate
 from adaprec_jax.schedules import (
     Schedule,
+    by_bottleneck,
     clip,
     constant,
     cpt,
@@ -87,6 +88,9 @@ SCHEDULES = {
             integers(4, 8), BFLOAT16, steps=20, fraction=0.7, products="forward"
         ),
         {4, 8, 16},
+    ),
+    "by_bottleneck": Member(
+        by_bottleneck("h100", integers(4, 8), BFLOAT16), {4, 8, 16}
     ),
     "deficit": Member(
         deficit(integers(3, 8), integers(8, 8), start=2, length=5), {3, 8}

@@ -8,8 +8,11 @@ import typer
 
 from adaprec_jax import formats
 from adaprec_jax.cli import bundles, search, studies, tables
+from adaprec_jax.cli.claims import claims
 from adaprec_jax.cli.compare import compare
 from adaprec_jax.cli.compile import compile_step, print_support
+from adaprec_jax.cli.cost import cost
+from adaprec_jax.cli.measure import measure
 from adaprec_jax.cli.options import (
     AsJson,
     Config,
@@ -65,6 +68,9 @@ bundles.add(app)
 search.add(app)
 app.command()(compare)
 app.command()(report)
+app.command()(cost)
+app.command()(claims)
+app.command()(measure)
 
 
 @app.command()

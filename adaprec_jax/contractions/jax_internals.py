@@ -23,6 +23,7 @@ from jax._src.named_sharding import UnspecifiedValue
 from jax._src.pjit import jit_p
 from jax._src.shard_map import shard_map_p
 from jax.custom_derivatives import SymbolicZero
+from jax.interpreters import partial_eval
 
 ClosedJaxpr = core.ClosedJaxpr
 Eqn = core.JaxprEqn
@@ -50,6 +51,7 @@ __all__ = [
     "copied_over",
     "custom_jvp_call_p",
     "custom_vjp_call_p",
+    "dead_code_removed",
     "dot_general_p",
     "eval_jaxpr",
     "fold_in_place",
@@ -208,6 +210,11 @@ def keep_sharding(eqn: Eqn, outs: Sequence[Any]) -> list[Any]:
         else jax.lax.with_sharding_constraint(out, sharding)
         for out, sharding in zip(outs, eqn.params["out_shardings"], strict=True)
     ]
+
+
+def dead_code_removed(jaxpr: Jaxpr) -> Jaxpr:
+    """Returns a jaxpr with those equations alone that its results depend on."""
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def trace(fn: Any, *args: Any) -> tuple[ClosedJaxpr, Any]:

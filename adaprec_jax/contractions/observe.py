@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from adaprec_jax.contractions import scopes
 from adaprec_jax.contractions.jax_internals import (
     only_first,
     vary_over,
@@ -93,6 +94,19 @@ def observe(
         asked: What is asked for this time.
         watching: What is asked for at all.
     """
+    with scopes.part("statistics"):
+        return _observed(role, x, rounded, fmt, members, asked, watching)
+
+
+def _observed(
+    role: str,
+    x: Float[Array, "..."],
+    rounded: Rounded,
+    fmt: Format,
+    members: tuple[int, ...],
+    asked: Asked,
+    watching: Watching,
+) -> Observed:
     axes = tuple(axis for axis in range(x.ndim) if axis not in members)
     sizes = tuple(x.shape[position] for position in members)
     amax = None

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from adaprec_jax.contractions import scopes
 from adaprec_jax.contractions.jax_internals import (
     instantiate,
     is_spread,
@@ -160,7 +161,7 @@ def rounded_contraction(
         del operands, data, probe
         left, right = rounded
         kernel = layout.kernels.forward
-        with jax.named_scope(f"forward:{layout.name};"):
+        with scopes.part("forward"), jax.named_scope(f"forward:{layout.name};"):
             product = layout.product(left.values, right.values, kernel)
         return _rescale(product, left, right, layout.out, kernel)
 
@@ -218,7 +219,7 @@ def _backward(
         to_activation = linear_transpose(
             lambda a: layout.product(a, right.values), activation, kernel
         )
-        with jax.named_scope(f"dgrad:{layout.name};"):
+        with scopes.part("dgrad"), jax.named_scope(f"dgrad:{layout.name};"):
             product = to_activation(down.values)
         gradients[0] = _rescale(product, down, right, layout.activation, kernel)
         done = product
@@ -231,7 +232,7 @@ def _backward(
         to_weight = linear_transpose(
             lambda w: layout.product(left.values, w), weight, kernel
         )
-        with jax.named_scope(f"wgrad:{layout.name};"):
+        with scopes.part("wgrad"), jax.named_scope(f"wgrad:{layout.name};"):
             product = to_weight(down.values)
         gradients[1] = _rescale(product, down, left, layout.weight, kernel)
     return tuple(
@@ -250,11 +251,12 @@ def _keep(
 ) -> Float[Array, "..."]:
     """Returns an operand as the backward pass finds it."""
     members = getattr(layout, role)
-    found = round_tensor(
-        how.recipe, x.astype(jnp.float32), how.format, how.recipe.init(()),
-        _key(data, "stored", role), members, watching.axis_names,
-        Use("stored", layout.summed["forward", role], layout.sliced[role]),
-    )  # fmt: skip
+    with scopes.part("rounding"):
+        found = round_tensor(
+            how.recipe, x.astype(jnp.float32), how.format, how.recipe.init(()),
+            _key(data, "stored", role), members, watching.axis_names,
+            Use("stored", layout.summed["forward", role], layout.sliced[role]),
+        )  # fmt: skip
     restored = found.values * spread(found.scale, members, x.ndim)
     return restored.astype(x.dtype)
 
@@ -270,13 +272,14 @@ def _rounded(
     fmt: Format,
 ) -> Rounded:
     """Returns an operand of one of the products, rounded."""
-    return round_tensor(
-        getattr(recipes, role), x, fmt, getattr(data.states, role),
-        _key(data, product, role),
-        layout.out if role == "gradient" else getattr(layout, role),
-        watching.axis_names,
-        Use(product, layout.summed[product, role], layout.sliced[role]),
-    )  # fmt: skip
+    with scopes.part("rounding"):
+        return round_tensor(
+            getattr(recipes, role), x, fmt, getattr(data.states, role),
+            _key(data, product, role),
+            layout.out if role == "gradient" else getattr(layout, role),
+            watching.axis_names,
+            Use(product, layout.summed[product, role], layout.sliced[role]),
+        )  # fmt: skip
 
 
 def after(done: Array, fmt: Format) -> Format:

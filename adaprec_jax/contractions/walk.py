@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from adaprec_jax.contractions import jax_internals as internals
+from adaprec_jax.contractions import jax_internals as internals, scopes
 from adaprec_jax.contractions.compute_dtype import (
     Compute,
     Value,
@@ -179,11 +179,12 @@ def _contraction(
             role: internals.fold_in_place(key, axes) for role, axes in spread.items()
         }
     data = Data(live.plan[name], live.states[name], keys, live.asked)
-    out, seen = rounded_contraction(
-        _layout(eqn, site, rest, settings.kernels.get(name, Kernels())),
-        settings.recipes[name], watching,
-        operands, data, live.probes[name], _stored(settings, site),
-    )  # fmt: skip
+    layout = _layout(eqn, site, rest, settings.kernels.get(name, Kernels()))
+    with scopes.contraction(name, site.weight_side):
+        out, seen = rounded_contraction(
+            layout, settings.recipes[name], watching,
+            operands, data, live.probes[name], _stored(settings, site),
+        )  # fmt: skip
     low = settings.compute.dtype if settings.compute else aval(eqn.outvars[0]).dtype
     return [Value(cast(out, low), False)], {name: seen}
 

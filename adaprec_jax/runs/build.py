@@ -261,6 +261,7 @@ def make_schedule(
             | config.QEM()
             | config.Accordion()
             | config.Maturity()
+            | config.ByBottleneck()
         ):
             return getattr(schedules, settings.kind)(**fields | _entries(settings))
         case config.AdaptiveLossScale(forward=forward):

@@ -35,6 +35,7 @@ from adaprec_jax.runs.config import (
     AdamW,
     AdaptiveLossScale,
     AdaptKummer,
+    ByBottleneck,
     COATMoments,
     Constant,
     Cyclic,
@@ -356,6 +357,11 @@ def _by_tensors(schedule: Schedule) -> str:
             return f"fixed<{word},{fraction}> by weights and diversity of gradients"
         case LDP(min_bits=low, max_bits=high, target_bits=target):
             return f"int{low} to int{high}, learned, {target:g} bits in the mean"
+        case ByBottleneck(device=device, low=low, high=high):
+            return (
+                f"{_names(entry(low))} where a {device} gains by it, else "
+                f"{_names(entry(high))}"
+            )
         case AdaptiveLossScale(largest_product=largest):
             return f"float16 gradients, scaled by up to {largest:g} for each layer"
     return ""

@@ -68,7 +68,8 @@ def metrics_table(columns: Mapping[str, Mapping[int, float]]) -> MetricsTable:
     steps = np.array(sorted({step for column in columns.values() for step in column}))
     table = MetricsTable(step=steps.astype(np.int64))
     for name, column in columns.items():
-        if is_cost(name) or name.startswith("bits/"):  # in force until they change
+        # In force until they change.
+        if is_cost(name) or name.partition("/")[0] in ("bits", "plan"):
             table[name] = filled(column, int(steps[-1]))[steps - 1]
             continue
         table[name] = np.full(len(steps), np.nan)

@@ -19,6 +19,7 @@ from adaprec_jax.runs.config import (
     Accordion,
     AdaptiveLossScale,
     AdaptKummer,
+    ByBottleneck,
     Cyclic,
     Deficit,
     Experiment,
@@ -136,7 +137,7 @@ def _of_formats(schedule: Schedule) -> Iterator[str]:
             yield "low and high are the same."
         case (
             Warmup() | LateSwitch() | Deficit() | MoR() | Sqrt3() | Accordion()
-            | Maturity()
+            | Maturity() | ByBottleneck()
         ):  # fmt: skip
             low, high = separate(entry(schedule.low)), separate(entry(schedule.high))
             if low == high:

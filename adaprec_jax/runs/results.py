@@ -1,13 +1,17 @@
 """The final numbers of a run by name: its results."""
 
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from adaprec_jax import cost
 from adaprec_jax.contractions.table import forward_macs, macs_shares
+from adaprec_jax.cost.lenses import look
 from adaprec_jax.report import summary
 from adaprec_jax.runs import expected
 from adaprec_jax.runs.build import Built
 from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.costing import recorded_cost
+from adaprec_jax.runs.errors import InputError
 from adaprec_jax.train import record
 
 # Means of the scores by precision ("now", "highest", "float32") and name.
@@ -53,6 +57,23 @@ def from_metrics(
     if "cost" in results:
         results |= _work(experiment, built, columns, results["cost"], step)
     return results
+
+
+def energies(directory: Path) -> dict[str, float]:
+    """Returns the modelled energy of a run with its band, where it is known.
+
+    A run that an earlier version began did not record the formats of all its steps.
+    """
+    try:
+        done = recorded_cost(directory).done
+    except InputError:
+        return {}
+    found: dict[str, float] = {}
+    for lens in ("arith7", "arith7_mem"):
+        if (energy := look(lens, done)) is not None:
+            ends = {"": energy.value, "_low": energy.low, "_high": energy.high}
+            found |= {f"{lens}_J{end}": value for end, value in ends.items()}
+    return found
 
 
 def _work(

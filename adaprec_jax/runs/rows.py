@@ -4,10 +4,11 @@ loss, accuracy, gradient_norm, ...        every `log_every` steps
 underflow_fraction/Dense_0/activation     where statistics were asked for
 signal/gradient_diversity/Dense_0         numbers that a schedule decides from
 cost, bits/Dense_0/forward.activation     at the first step, and where formats change
+plan                                      likewise; its line in `plan_log`
 validation/now/accuracy                   where the model was evaluated
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,6 +17,7 @@ from jaxtyping import Int
 
 from adaprec_jax import formats
 from adaprec_jax.report.summary import is_cost
+from adaprec_jax.runs import plan_log
 from adaprec_jax.train import Metrics, Program, record
 from adaprec_jax.train.record import OPERANDS, PackedPlan
 
@@ -57,6 +59,7 @@ def rows(
     numbers: Int[np.ndarray, " steps"],
     metrics: Metrics,
     before: PackedPlan,
+    number_of: Callable[[Any], int] | None = None,
 ) -> Iterator[Row]:
     """Yields a row for each step about which there is something to be said.
 
@@ -65,6 +68,8 @@ def rows(
         numbers: The steps, counted from 1.
         metrics: Of these steps, on the host.
         before: The packed plan of the step before them.
+        number_of: Returns the line of a packed plan in the run's log of plans; None
+            leaves it out.
     """
     plans = np.asarray(metrics.plan)
     bits = bits_of(plans)
@@ -79,6 +84,8 @@ def rows(
                 row |= _statistics(layout, metrics, k)
         if changed:
             row |= _bits(layout, bits[k])
+            if number_of is not None:
+                row[plan_log.COLUMN] = number_of(plans[k])
             row |= {
                 name: float(column[k])
                 for name, column in metrics.scalars.items()

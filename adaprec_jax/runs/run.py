@@ -21,14 +21,20 @@ from jaxtyping import Int, PyTree
 
 from adaprec_jax.report import chart
 from adaprec_jax.report.progress import Display, Moment, display
-from adaprec_jax.runs import environment, metrics, rows, sinks, store
+from adaprec_jax.runs import environment, metrics, plan_log, rows, sinks, store
 from adaprec_jax.runs.build import Built, build
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.dispatching import dispatching
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.leaving import cursor, leave
 from adaprec_jax.runs.memory import check_fits
-from adaprec_jax.runs.results import Means, from_metrics, named, of_test
+from adaprec_jax.runs.results import (
+    Means,
+    energies,
+    from_metrics,
+    named,
+    of_test,
+)
 from adaprec_jax.runs.store import Outcome
 from adaprec_jax.tasks import order
 from adaprec_jax.train import (
@@ -163,7 +169,14 @@ def _train(
 
         hooks = Hooks(
             fetch=lambda numbers: shard(fetch(experiment, built, numbers), mesh),
-            on_metrics=_reporter(experiment, built, state, append, shown),
+            on_metrics=_reporter(
+                experiment,
+                built,
+                state,
+                append,
+                shown,
+                plan_log.numbering(directory / plan_log.FILE),
+            ),
             evaluate=validate,
             save=save,
             stop=stop,
@@ -175,6 +188,8 @@ def _train(
         results |= of_test("test", means)
         results |= _averaged(experiment, built, score, ending.state)
     results |= from_metrics(experiment, built, metrics.read(path), ending.step)
+    if "cost" in results:
+        results |= energies(directory)
     results |= taken()
     return Outcome(ending.kind, ending.step, results, message_of(ending, directory))
 
@@ -185,6 +200,7 @@ def _reporter(
     state: TrainState,
     append: Callable[[Iterator[rows.Row]], None],
     shown: Display,
+    number_of: Callable[[Any], int],
 ) -> Callable[[Int[np.ndarray, " steps"], Metrics], None]:
     """Returns what writes and shows the metrics of each dispatch."""
     layout = rows.layout(built.program, experiment.statistics, experiment.log_every)
@@ -193,7 +209,7 @@ def _reporter(
 
     def report(numbers: Int[np.ndarray, " steps"], found: Metrics) -> None:
         nonlocal before, saturation
-        append(rows.rows(layout, numbers, found, before))
+        append(rows.rows(layout, numbers, found, before, number_of))
         before = found.plan[-1]
         saturated = np.asarray(found.quantities["saturation_fraction"])
         saturation = rows.largest(saturated, saturation)

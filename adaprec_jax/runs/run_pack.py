@@ -29,7 +29,7 @@ from jaxtyping import Int, Int32, PyTree
 
 from adaprec_jax.report.chart import bit_range
 from adaprec_jax.report.progress import Display, Moment, display
-from adaprec_jax.runs import environment, identity, metrics, rows, store
+from adaprec_jax.runs import environment, identity, metrics, plan_log, rows, store
 from adaprec_jax.runs.build import Built, as_input_error, build, make_schedule
 from adaprec_jax.runs.config import ConstantRate, Experiment
 from adaprec_jax.runs.environment import Environment
@@ -37,7 +37,13 @@ from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.expected import decay
 from adaprec_jax.runs.load import from_json
 from adaprec_jax.runs.memory import check_fits
-from adaprec_jax.runs.results import Means, from_metrics, named, of_test
+from adaprec_jax.runs.results import (
+    Means,
+    energies,
+    from_metrics,
+    named,
+    of_test,
+)
 from adaprec_jax.runs.run import (
     EVALUATED,
     add_note,
@@ -385,18 +391,22 @@ def _reporter(
     experiment = members[0].experiment
     layout = rows.layout(built.program, experiment.statistics, experiment.log_every)
     before = np.array(state.plan)  # the state is donated
-    mine = [k for k, member in enumerate(members) if member.writes]
+    number_of = {
+        k: plan_log.numbering(member.directory / plan_log.FILE)
+        for k, member in enumerate(members)
+        if member.writes
+    }
 
     def report(numbers: Int[np.ndarray, " steps"], found: Metrics) -> None:
         nonlocal before
-        for k in mine:
+        for k, number in number_of.items():
             if k in halts:
                 continue
             own = jax.tree.map(lambda leaf, k=k: leaf[:, k], found)
             halted = bool(own.halted.any())
             count = int(np.argmax(own.halted)) + 1 if halted else len(numbers)
             kept = jax.tree.map(lambda leaf, n=count: leaf[:n], own)
-            append(k, rows.rows(layout, numbers[:count], kept, before[k]))
+            append(k, rows.rows(layout, numbers[:count], kept, before[k], number))
             if halted:
                 last = jax.tree.map(lambda leaf: leaf[-1], kept)
                 halts[k] = _Halt(int(numbers[count - 1]), last)
@@ -467,6 +477,8 @@ def _outcome(
             results |= of_test(split, _of(means, k))
     columns = metrics.read(member.directory / store.METRICS)
     results |= from_metrics(member.experiment, built, columns, ending.step)
+    if "cost" in results:
+        results |= energies(member.directory)
     results["compilations"] = compilations
     return Outcome(
         ending.kind, ending.step, results, message_of(ending, member.directory)

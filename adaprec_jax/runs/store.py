@@ -4,6 +4,7 @@
     environment.json   the run's id, its data, and where and when it was worked on
     status.json        how it ended; absent while it runs and after it was killed
     metrics.jsonl      see `adaprec_jax.runs.metrics`
+    plans.jsonl        the formats that were in force; see `adaprec_jax.runs.plan_log`
     checkpoints/       see `adaprec_jax.train.checkpoint`
     log.txt            what was said
     pack.json          the ids of the runs that it trains together with, if it does

@@ -10,6 +10,7 @@ from adaprec_jax.schedules.adapt_kummer import adapt_kummer
 from adaprec_jax.schedules.adaptive_loss_scale import adaptive_loss_scale
 from adaprec_jax.schedules.ampa import ampa
 from adaprec_jax.schedules.apt import apt
+from adaprec_jax.schedules.by_bottleneck import by_bottleneck
 from adaprec_jax.schedules.combinators import clip, delay, hold, join, per_layer
 from adaprec_jax.schedules.constant import constant
 from adaprec_jax.schedules.cpt import cpt
@@ -53,6 +54,7 @@ __all__ = [
     "ampa",
     "apt",
     "bits",
+    "by_bottleneck",
     "clip",
     "constant",
     "cpt",

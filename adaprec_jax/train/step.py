@@ -13,6 +13,7 @@ from adaprec_jax import loss_scaling
 from adaprec_jax.contractions import (
     Stats,
     Table,
+    scopes,
     update_recipes,
     weights_of,
 )
@@ -69,9 +70,10 @@ def make_train_step(program: Program) -> TrainStep:
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         stats = shown(program, state.measured)
-        plan, schedule_state = program.schedule.update(
-            state.calls, stats, state.schedule_state
-        )
+        with scopes.part("schedule"):
+            plan, schedule_state = program.schedule.update(
+                state.calls, stats, state.schedule_state
+            )
         # Whatever the plan was computed from, the step is compiled in the same way.
         plan, packed = lax.optimization_barrier(
             (plan, record.pack_plan(plan, program.table))
@@ -80,17 +82,19 @@ def make_train_step(program: Program) -> TrainStep:
         found = gradients_of(state, plan, batch, gathers)
         state = _watch_loss(program, state, found.loss)
         applies = found.stats.finite & ~state.halted
-        moved = _update_params(program, state, found.gradients, applies)
+        with scopes.part("optimizer"):
+            moved = _update_params(program, state, found.gradients, applies)
         recipe_states = update_recipes(
             program.options.recipes, program.table, state.recipe_states, found.stats
         )
-        measured = _measure(program, state, found, gathers, applies)
+        with scopes.part("statistics"):
+            measured = _measure(program, state, found, gathers, applies)
+        with scopes.part("schedule"):
+            decided = _observe(program, schedule_state, state, found, moved, applies)
         after = moved._replace(
             calls=state.calls + 1,
             model_state=select(applies, found.model_state, state.model_state),
-            schedule_state=_observe(
-                program, schedule_state, state, found, moved, applies
-            ),
+            schedule_state=decided,
             recipe_states=select(applies, recipe_states, state.recipe_states),
             measured=measured,
             plan=packed,

@@ -15,6 +15,7 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for CPT
 """
 
 from adaprec_jax.runs.config.base import Imported as Imported
+from adaprec_jax.runs.config.bottleneck import ByBottleneck as ByBottleneck
 from adaprec_jax.runs.config.execution import (
     Emulated as Emulated,
     Execution as Execution,

@@ -21,6 +21,7 @@ from adaprec_jax.runs.config.base import (
     Seed,
     Settings,
 )
+from adaprec_jax.runs.config.bottleneck import ByBottleneck
 from adaprec_jax.runs.config.formats import (
     BFLOAT16,
     FLOAT4,
@@ -732,6 +733,7 @@ Schedule: TypeAlias = Annotated[
     | APT
     | Accordion
     | Maturity
+    | ByBottleneck
     | PerLayer
     | ImportedSchedule,
     Field(discriminator="kind"),

@@ -11,28 +11,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float32
 
-from adaprec_jax.bit_counts import (
-    FLOAT32,
-    PRODUCTS,
-    Stored,
-    bitops_ratio,
-    bytes_per_parameter,
-    effective_gbitops,
-    gbitops,
-)
+from adaprec_jax.bit_counts import FLOAT32, PRODUCTS
 from adaprec_jax.contractions.table import Table, macs_shares
 from adaprec_jax.formats import bits
 from adaprec_jax.precision import Plan, Precision, separate
-
-__all__ = [
-    "Stored",
-    "bitops_ratio",
-    "bytes_per_parameter",
-    "effective_gbitops",
-    "gbitops",
-    "narrow_share",
-    "step_cost",
-]
 
 
 def step_cost(table: Table, plan: Plan) -> Float32[Array, ""]:

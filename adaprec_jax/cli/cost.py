@@ -1,0 +1,409 @@
+"""The verb `adaprec cost`: what runs cost, before they are run and after."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adaprec_jax.cost import carbon, devices
+from adaprec_jax.cost.lenses import DEVICES, LENSES
+from adaprec_jax.display import text_table
+from adaprec_jax.runs import imports, overrides, store
+from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.errors import InputError, writing
+from adaprec_jax.runs.load import load
+from adaprec_jax.runs.varied import FACTORS, WHAT, varied
+
+_BASES = {
+    "recorded": "the formats that were recorded",
+    "foreseen": "the formats of all steps, as the schedule decides them",
+    "first step": "the formats of the first step, as if it kept them: the schedule "
+    "decides by what is measured, so run it first",
+}
+
+
+def cost(  # noqa: PLR0913 (one option for each fact that has no default)
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONFIG_OR_RUN...",
+            help="Configs as of `run`; directories, names or ids of runs.",
+        ),
+    ],
+    *,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Replace a setting."),
+    ] = None,
+    lens: Annotated[
+        list[str] | None,
+        typer.Option("--lens", help=f"One of {', '.join(LENSES)}; repeatable."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(devices.names())}.")
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            help=f"One of {', '.join(carbon.grid_names())}, or "
+            "INTENSITY:YEAR:SOURCE in gCO2e/kWh; needs --pue."
+        ),
+    ] = None,
+    pue: Annotated[
+        float | None, typer.Option(help="Of the data centre; 1 leaves it out.")
+    ] = None,
+    market: Annotated[
+        float | None, typer.Option(help="Market-based gCO2e/kWh, a second figure.")
+    ] = None,
+    embodied: Annotated[
+        str | None,
+        typer.Option(metavar="KG:YEARS", help="Of making a device, and of its life."),
+    ] = None,
+    price: Annotated[
+        str | None,
+        typer.Option(metavar="PER_HOUR:CURRENCY:DATE", help="Of the device."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC=VALUE", help="Count runs to this validation metric."
+        ),
+    ] = None,
+    vary: Annotated[
+        str | None,
+        typer.Option(help=f"How cost grows with {', '.join(WHAT)}; several by commas."),
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="List every product of every layer.")
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw test score against cost, by one --lens."
+        ),
+    ] = None,
+    runs: Annotated[
+        Path, typer.Option("--runs", metavar="DIR", help="Folder of runs.")
+    ] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count what a run costs: work, memory, energy by lens, carbon and money.
+
+    Nothing is trained. Of a config the formats are those that its schedule decides, of
+    a run those that it recorded. Every energy here is modelled: none is a measurement.
+    """
+    lenses = _lenses(lens or [], device)
+    _check_facts(grid, pue, market, embodied, price, device)
+    chosen = _checked(lambda: devices.device(device)) if device else None
+    place = _checked(lambda: carbon.grid(grid)) if grid else None
+    asked_price = _checked(lambda: carbon.price(price)) if price else None
+    made = _embodied(embodied) if embodied else None
+    goal = _target(target) if target else None
+    meant = [_meant(each, settings or [], runs) for each in what]
+    sizes = vary.split(",") if vary else []
+    _check_sizes(meant, sizes)
+    if plot is not None:
+        _plot(meant, lenses, chosen, plot)
+        return
+    if sizes:
+        _print_grown(meant, sizes, as_json=as_json)
+        return
+    from adaprec_jax.runs.cost_report import Asked
+
+    asked = Asked(lenses, chosen, place, pue, market, made, asked_price)
+    trees = [_tree(each, asked, goal) for each in meant]
+    if as_json:
+        typer.echo(json.dumps(trees, indent=2))
+        return
+    for tree in trees:
+        typer.echo("\n".join(_lines(tree, layers=layers)))
+
+
+def _plot(
+    meant: Sequence[Experiment | Path],
+    lenses: Sequence[str],
+    device: devices.Device | None,
+    path: Path,
+) -> None:
+    """Draws test score against cost for all runs."""
+    if len(lenses) != 1:
+        raise InputError("--plot draws one lens: give one --lens.")
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--plot must end in .png, .svg or .pdf, got {str(path)!r}.")
+    directories = [each for each in meant if isinstance(each, Path)]
+    if len(directories) != len(meant):
+        raise InputError("--plot is of runs, not of configs.")
+    try:
+        from adaprec_jax.report.frontier import figure
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise InputError(
+            "A plot needs matplotlib, which is not installed: "
+            "pip install 'adaprec-jax[plot]'."
+        ) from error
+    from adaprec_jax.runs.frontier import points
+
+    found, unit, metric = points(directories, lenses[0], device)
+    falls = "loss" in metric or "bits_per" in metric
+    drawn = figure(
+        found, x=f"modelled cost by {lenses[0]}, {unit}", y=f"test {metric}",
+        higher_is_better=not falls,
+    )  # fmt: skip
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn.savefig(path, dpi=160)
+    typer.echo(str(path))
+
+
+def _tree(
+    meant: Experiment | Path, asked: Any, goal: tuple[str, float] | None
+) -> dict[str, Any]:
+    """Returns what is said of a config or a run."""
+    from adaprec_jax.runs.cost_report import report
+    from adaprec_jax.runs.costing import foreseen_cost, recorded_cost, steps_to
+
+    if not isinstance(meant, Path):
+        if goal:
+            raise InputError(f"--target is of runs, and {meant.name} is a config.")
+        return report(foreseen_cost(meant), asked)
+    if goal is None:
+        return report(recorded_cost(meant), asked)
+    step = steps_to(meant, *goal)
+    told = {"name": meant.name, "target": f"{goal[0]}={goal[1]:g}", "reached_at": step}
+    return told | ({} if step is None else report(recorded_cost(meant, step), asked))
+
+
+def _check_sizes(meant: Sequence[Experiment | Path], sizes: Sequence[str]) -> None:
+    """Refuses a size that a config has not, and that of a run."""
+    for size in sizes:
+        for each in meant:
+            if isinstance(each, Path):
+                raise InputError(f"--vary is of configs, and {each} is a run.")
+            varied(each, size, FACTORS[-1])
+
+
+def _print_grown(
+    meant: Sequence[Experiment | Path], sizes: Sequence[str], *, as_json: bool
+) -> None:
+    """Prints how the cost of a step grows."""
+    from adaprec_jax.runs.costing import foreseen_cost
+
+    grown: list[dict[str, Any]] = []
+    for each in meant:
+        if isinstance(each, Path):
+            continue
+        for size in sizes:
+            before: tuple[float, float] | None = None
+            for factor in FACTORS:
+                spent = foreseen_cost(varied(each, size, factor))
+                steps = spent.done.steps
+                now = spent.done.macs / steps, sum(spent.done.traffic().values())
+                memory = sum(spent.counted.memory)
+                row: dict[str, Any] = {
+                    "name": each.name, "vary": size, "factor": factor,
+                    "macs": now[0], "moved_bytes": now[1] / steps,
+                    "memory_bytes": memory, "macs_power": None,
+                }  # fmt: skip
+                if before is not None:
+                    row["macs_power"] = math.log2(now[0] / before[0])
+                before = now
+                grown.append(row)
+    if as_json:
+        typer.echo(json.dumps(grown, indent=2))
+        return
+    head = ("config", "vary", "times", "MACs a step", "moved, MB", "memory, MB",
+            "MACs grow with the power")  # fmt: skip
+    rows = [
+        (r["name"], r["vary"], str(r["factor"]), f"{r['macs']:.4g}",
+         f"{r['moved_bytes'] / 1e6:.4g}", f"{r['memory_bytes'] / 1e6:.4g}",
+         "" if r["macs_power"] is None else f"{r['macs_power']:.2f}")
+        for r in grown
+    ]  # fmt: skip
+    typer.echo(text_table(head, rows))
+
+
+def _lines(tree: Mapping[str, Any], *, layers: bool) -> list[str]:
+    """Returns what is said of one run."""
+    if "lenses" not in tree:
+        return [f"{tree['name']} did not reach {tree['target']}", ""]
+    steps = tree["steps"]
+    lines = [f"{tree['name']}: {steps:.0f} steps, {_BASES[tree['basis']]}"]
+    if tree.get("reached_at"):
+        lines[0] += f", to {tree['target']}"
+    lines += [
+        f"  multiply-accumulates {tree['macs']:.4g}"
+        f" (recomputed {tree['macs_recomputed']:.3g}, "
+        f"of no plan {tree['macs_unplanned']:.3g})",
+        f"  other operations {tree['operations']:.4g}, scales and casts "
+        f"{tree['quantiser_operations']:.4g}; emulation takes "
+        f"{tree['emulation_operations']:.4g} more, which no lens counts",
+        f"  memory of a step, MB: {_sizes(tree['memory_bytes'])}",
+        f"  moved in the run, MB: {_sizes(tree['moved_bytes'])}",
+    ]
+    head = ("  lens", "cost", "low", "high", "unit", "kind", "saved over float32",
+            "over bfloat16")  # fmt: skip
+    rows = [_row(name, found) for name, found in tree["lenses"].items()]
+    lines += ["", text_table(head, rows)]
+    if layers:
+        lines += ["", *_layer_lines(tree)]
+    lines += _carbon_lines(tree)
+    lines += [f"  not counted: {each}" for each in tree["not_counted"]]
+    return [*lines, ""]
+
+
+def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    cost = found["cost"]
+    if cost is None:
+        return (f"  {name}", *["n/a"] * 7)
+    numbers = (f"{cost[end]:.4g}" for end in ("value", "low", "high"))
+    saved = (_saved(found[f"saved_over_{base}"]) for base in ("float32", "bfloat16"))
+    return (f"  {name}", *numbers, cost["unit"], cost["kind"], *saved)
+
+
+def _saved(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return "n/a"
+    low, high = 100 * found["low"], 100 * found["high"]
+    band = "" if round(high - low, 1) == 0 else f" ({low:.1f} to {high:.1f})"
+    return f"{100 * found['value']:.2f} %{band}"
+
+
+def _layer_lines(tree: Mapping[str, Any]) -> list[str]:
+    on_device = any("bound" in row for row in tree["contractions"])
+    head = ["  contraction", "product", "formats", "MACs", "moved, MB", "arith7, J"]
+    head += ["units", "bound by"] if on_device else []
+    rows = []
+    for each in tree["contractions"]:
+        energy = each["arith7"]
+        row = [f"  {each['contraction']}", each["product"], _few(each["formats"]),
+               f"{each['macs']:.4g}", f"{each['bytes'] / 1e6:.4g}",
+               "n/a" if energy is None else f"{energy['value']:.3g}"]  # fmt: skip
+        if on_device:
+            row += [", ".join(each["units"]), ", ".join(each["bound"])]
+        rows.append(row)
+    return [text_table(head, rows)]
+
+
+def _carbon_lines(tree: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if found := tree.get("carbon"):
+        grid = found["grid"]
+        lines.append(
+            f"  carbon at {grid['intensity']:g} gCO2e/kWh ({grid['name']}, "
+            f"{grid['year']}: {grid['source']}), PUE {found['pue']:g}"
+        )
+        for lens, row in found["lenses"].items():
+            said = [f"{_grams(row['location_based'])} location-based"]
+            said += [
+                f"{_grams(row[key])} {word}"
+                for key, word in (("market_based", "market-based"),
+                                  ("embodied", "embodied"), ("sci", "SCI, per run"))
+                if key in row
+            ]  # fmt: skip
+            lines.append(f"    {lens}: {', '.join(said)}")
+    if "money" in tree:
+        money = tree["money"]
+        said = "n/a" if money is None else f"{money['value']:.3g} {money['unit']}"
+        lines.append(f"  money {said}, for the time of the roofline")
+    return lines
+
+
+def _grams(found: Mapping[str, Any] | None) -> str:
+    return "n/a" if found is None else f"{found['value']:.3g} g"
+
+
+def _sizes(found: Mapping[str, int | float]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {size / 1e6:.4g}" for name, size in found.items()
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:2])
+    return shown if len(names) < 3 else f"{shown} and {len(names) - 2} more"
+
+
+def _lenses(asked: Sequence[str], device: str | None) -> tuple[str, ...]:
+    """Refuses a lens that is unknown, or needs a device that was not given."""
+    for lens in asked:
+        if lens not in LENSES:
+            raise InputError(f"--lens must be one of {', '.join(LENSES)}: {lens!r}.")
+        if lens in DEVICES and device is None:
+            raise InputError(f"--lens {lens} needs --device.")
+    return tuple(asked)
+
+
+def _check_facts(
+    grid: str | None,
+    pue: float | None,
+    market: float | None,
+    embodied: str | None,
+    price: str | None,
+    device: str | None,
+) -> None:
+    """Refuses facts that are out of range, or belong to one that is missing."""
+    if grid is not None and pue is None:
+        raise InputError(
+            "--grid needs --pue, the data centre's power usage effectiveness; 1 leaves "
+            "the building out."
+        )
+    if pue is not None and not 1 <= pue < math.inf:
+        raise InputError(f"--pue must be a number from 1 on, got {pue}.")
+    if market is not None and not 0 <= market < math.inf:
+        raise InputError(f"--market must be a number from 0 on, got {market}.")
+    others = {"--pue": pue, "--market": market, "--embodied": embodied}
+    for name, value in others.items():
+        if value is not None and grid is None:
+            raise InputError(f"{name} is of carbon: it needs --grid.")
+    for name, text in {"--embodied": embodied, "--price": price}.items():
+        if text is not None and device is None:
+            raise InputError(f"{name} is of a device: it needs --device.")
+
+
+def _embodied(text: str) -> tuple[float, float]:
+    kilograms, _, years = text.partition(":")
+    try:
+        found = 1000 * float(kilograms), float(years)
+    except ValueError:
+        found = -1.0, -1.0
+    if not (0 <= found[0] < math.inf and 0 < found[1] < math.inf):
+        raise InputError(f"--embodied takes KG:YEARS, such as 164:4, got {text!r}.")
+    return found
+
+
+def _target(text: str) -> tuple[str, float]:
+    metric, _, value = text.partition("=")
+    try:
+        return metric, float(value)
+    except ValueError:
+        raise InputError(f"--target takes METRIC=VALUE, got {text!r}.") from None
+
+
+def _checked(make: Any) -> Any:
+    """Turns what is wrong with an option into an `InputError`."""
+    try:
+        return make()
+    except ValueError as error:
+        raise InputError(f"--{error}") from error
+
+
+def _meant(what: str, settings: Sequence[str], out: Path) -> Experiment | Path:
+    """Returns the experiment of a config, or the directory of a run."""
+    if (Path(what) / store.CONFIG).is_file():
+        return Path(what)
+    try:
+        given = load(what)
+    except InputError as no_config:
+        if Path(what.rpartition(":")[0] or what).suffix in (".py", ".json"):
+            raise
+        try:
+            return store.find(what, out)
+        except InputError as no_run:
+            raise InputError(*no_config.args, *no_run.args) from no_run
+    experiment = overrides.apply(given, settings)
+    imports.check(experiment)
+    return experiment
