@@ -14,6 +14,7 @@ from adaprec_jax.runs.config import (
     Cyclic,
     Deficit,
     Denoiser,
+    Emulated,
     Experiment,
     Float32,
     LateSwitch,
@@ -42,9 +43,9 @@ def packs(found: Iterable[Found]) -> list[list[Cell]]:
 
     Runs share a pack if they differ in their seeds, in a constant learning rate, and in
     schedules that depend on the step alone. Convolutions and transformers, what is
-    somebody's own, and what has several devices, sinks, or an optimizer with noise from
-    the seed, trains alone. A run that was begun goes on as it was begun: alone, or with
-    the same others.
+    somebody's own, and what is native, has several devices, sinks, or an optimizer
+    with noise from the seed, trains alone. A run that was begun goes on as it was
+    begun: alone, or with the same others.
 
     Args:
         found: The cells, and what became of them.
@@ -93,6 +94,7 @@ def _program(experiment: Experiment) -> str:
     if (
         noisy
         or experiment.devices > 1
+        or experiment.execution != Emulated()
         or isinstance(experiment.model, _ALONE)
         or imports.targets(experiment)
     ):
