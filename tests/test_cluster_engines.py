@@ -4,7 +4,6 @@ A module of a few lines stands in for each where it is not what is tested. The s
 tests need the extras `ray` and `slurm`.
 """
 
-import importlib.util
 import json
 import sys
 import types
@@ -129,13 +128,7 @@ def test_slurm_trains_what_is_missing(adaprec, monkeypatch):
     assert out.splitlines()[-1] == "tiny: 5 of 6 runs have a result, 1 is a hole"
 
 
-needs_ray = pytest.mark.skipif(
-    not importlib.util.find_spec("ray"), reason="the extra ray is not installed"
-)
-
-
-@pytest.mark.slow
-@needs_ray
+@pytest.mark.extras
 @pytest.mark.filterwarnings("ignore")  # Ray's own, of files it leaves open
 def test_a_node_that_is_killed_leaves_no_hole(adaprec, folder, monkeypatch):
     import ray
@@ -172,10 +165,7 @@ def test_a_node_that_is_killed_leaves_no_hole(adaprec, folder, monkeypatch):
         assert metrics.read(one / store.METRICS) == metrics.read(other / store.METRICS)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not importlib.util.find_spec("submitit"), reason="the extra slurm is not installed"
-)
+@pytest.mark.extras
 @pytest.mark.filterwarnings("ignore")
 def test_submitit_trains_on_this_machine(adaprec, folder, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(store.__file__).parents[2]))

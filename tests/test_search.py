@@ -64,9 +64,9 @@ def test_a_search_without_optuna_is_one_sentence(monkeypatch):
         next(search(WHAT, 3, 0, answer))
 
 
+@pytest.mark.extras
 @pytest.mark.filterwarnings("ignore")  # optuna's own
 def test_a_search_finds_the_front_and_asks_the_same_when_typed_again():
-    pytest.importorskip("optuna")
     asked = []
 
     def train(experiment):
@@ -89,9 +89,9 @@ def test_a_search_finds_the_front_and_asks_the_same_when_typed_again():
         next(search(Search(BASE, {"seed": [0]}, "loss"), 3, 0, answer))
 
 
+@pytest.mark.extras
 @pytest.mark.filterwarnings("ignore")
 def test_the_command_saves_a_study_of_what_was_found(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("optuna")
     from adaprec_jax.cli import search as command
 
     (tmp_path / "mine.py").write_text(
