@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from adaprec_jax.cli.studies import AsJson, Named, Out, Workers
+from adaprec_jax.cli.options import AsJson, Named, Out, print_json
+from adaprec_jax.cli.studies import Workers
 from adaprec_jax.display import text_table
 from adaprec_jax.runs import store
 from adaprec_jax.studies import local, reproduce as again
@@ -98,7 +99,7 @@ def reproduce(
             "environment": changes,
             "faults": faults,
         }
-        typer.echo(json.dumps(tree, indent=2))
+        print_json(tree)
     else:
         rows = [(each.name, _SAID[each.verdict], each.cause) for each in found]
         typer.echo(text_table(("run", "verdict", "first cause"), rows))
@@ -119,7 +120,7 @@ def diff(
     """Say in what two runs differ, and at which step they part."""
     found = difference(store.find(one, out), store.find(other, out))
     if as_json:
-        typer.echo(json.dumps(_tree(found), indent=2))
+        print_json(_tree(found))
     else:
         typer.echo("\n".join(_told(found)))
 

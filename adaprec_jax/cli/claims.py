@@ -1,16 +1,16 @@
 """The verb `adaprec claims`: what is claimed, beside what is counted."""
 
-import json
 from typing import Annotated
 
 import typer
 
+from adaprec_jax.cli.options import AsJson, print_json
 from adaprec_jax.display import text_table
 
 
 def claims(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print a table for a README.")
     ] = False,
@@ -20,7 +20,7 @@ def claims(
 
     found = judged(all_sizes())
     if as_json:
-        typer.echo(json.dumps([each._asdict() for each in found], indent=2))
+        print_json([each._asdict() for each in found])
         return
     head = ("claim", "claimed", "here", "measured", "verdict", "here is from")
     rows = [

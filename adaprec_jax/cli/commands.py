@@ -20,6 +20,7 @@ from adaprec_jax.cli.options import (
     Seed,
     Settings,
     assignments,
+    config_or_run,
     given,
     print_json,
 )
@@ -235,7 +236,10 @@ def plot(
     Of a config they are computed without training, if its schedule depends on the step
     alone; of a run they are those that it recorded. Settings are those of configs.
     """
-    meant = [_config_or_run(each, settings or [], runs) for each in what]
+    meant = [config_or_run(each, settings or [], runs) for each in what]
+    for each in meant:
+        if isinstance(each, Experiment):
+            kinds.check_open(each)
     figure = _drawing()
     if out.suffix.lower() not in figure.SUFFIXES:
         endings = ", ".join(figure.SUFFIXES)
@@ -318,25 +322,6 @@ def new_schedule(
         f"""  adaprec demo --arm '{name}={{"kind": "import", """
         f""""target": "{name}:{name}", "arguments": {{"low": 4, "high": 8}}}}'"""
     )
-
-
-def _config_or_run(what: str, settings: list[str], out: Path) -> Experiment | Path:
-    """Returns the experiment of a config, or the directory of a run."""
-    if (Path(what) / store.CONFIG).is_file():
-        return Path(what)
-    try:
-        loaded = load(what)
-    except InputError as no_config:
-        if Path(what.rpartition(":")[0] or what).suffix in (".py", ".json"):
-            raise
-        try:
-            return store.find(what, out)
-        except InputError as no_run:
-            raise InputError(*no_config.args, *no_run.args) from no_run
-    experiment = overrides.apply(loaded, settings)
-    imports.check(experiment)
-    kinds.check_open(experiment)
-    return experiment
 
 
 def _drawing() -> ModuleType:

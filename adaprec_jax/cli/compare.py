@@ -1,6 +1,5 @@
 """The verb `compare`: what a study says, and what it does not."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from adaprec_jax.cli.options import AsJson, Margins, Metrics, Named, print_json
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.studies.columns import column, until
 from adaprec_jax.studies.results import gathered
@@ -15,25 +15,13 @@ from adaprec_jax.studies.study import load_study
 
 
 def compare(  # noqa: PLR0913 (one option for each choice)
-    study: Annotated[str, typer.Argument(help="Name of a study, or its file.")],
+    study: Named,
     *,
     baseline: Annotated[
         str, typer.Option(help="The arm that the others are compared with.")
     ],
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric", metavar="NAME", help="A result, as test/accuracy; repeatable."
-        ),
-    ] = None,
-    margins: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--margin",
-            help="Largest difference that does not matter, stated before the runs; "
-            "one for each --metric.",
-        ),
-    ] = None,
+    metrics: Metrics = None,
+    margins: Margins = None,
     higher: Annotated[
         bool | None,
         typer.Option("--higher/--lower", help="Which is better; for unknown names."),
@@ -60,7 +48,7 @@ def compare(  # noqa: PLR0913 (one option for each choice)
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")] = Path(
         "runs"
     ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say which arms of a study are better, worse, equivalent, or not known to be."""
     asked = metrics_and_margins(metrics, margins)
@@ -87,7 +75,7 @@ def compare(  # noqa: PLR0913 (one option for each choice)
         splits = split(results, baseline, columns[: len(asked)])
     if as_json:
         more = {"best_of": [*best.values()], "controls": splits}
-        typer.echo(json.dumps(verdicts.plain(found) | verdicts.plain(more), indent=2))
+        print_json(verdicts.plain(found) | verdicts.plain(more))
         return
     said = [*verdicts.lines(found, best), *verdicts.split_lines(splits)]
     typer.echo("\n".join(said))

@@ -1,6 +1,5 @@
 """The verb `adaprec cost`: what runs cost, before they are run and after."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,13 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from adaprec_jax.cli.options import AsJson, config_or_run, print_json
 from adaprec_jax.cost import carbon, devices
 from adaprec_jax.cost.lenses import DEVICES, LENSES
 from adaprec_jax.display import text_table
-from adaprec_jax.runs import imports, overrides, store
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError, writing
-from adaprec_jax.runs.load import load
 from adaprec_jax.runs.varied import FACTORS, WHAT, varied
 
 _BASES = {
@@ -88,7 +86,7 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
     runs: Annotated[
         Path, typer.Option("--runs", metavar="DIR", help="Folder of runs.")
     ] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Count what a run costs: work, memory, energy by lens, carbon and money.
 
@@ -102,7 +100,7 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
     asked_price = _checked(lambda: carbon.price(price)) if price else None
     made = _embodied(embodied) if embodied else None
     goal = _target(target) if target else None
-    meant = [_meant(each, settings or [], runs) for each in what]
+    meant = [config_or_run(each, settings or [], runs) for each in what]
     sizes = vary.split(",") if vary else []
     _check_sizes(meant, sizes)
     if plot is not None:
@@ -116,7 +114,7 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
     asked = Asked(lenses, chosen, place, pue, market, made, asked_price)
     trees = [_tree(each, asked, goal) for each in meant]
     if as_json:
-        typer.echo(json.dumps(trees, indent=2))
+        print_json(trees)
         return
     for tree in trees:
         typer.echo("\n".join(_lines(tree, layers=layers)))
@@ -213,7 +211,7 @@ def _print_grown(
                 before = now
                 grown.append(row)
     if as_json:
-        typer.echo(json.dumps(grown, indent=2))
+        print_json(grown)
         return
     head = ("config", "vary", "times", "MACs a step", "moved, MB", "memory, MB",
             "MACs grow with the power")  # fmt: skip
@@ -389,21 +387,3 @@ def _checked(make: Any) -> Any:
         return make()
     except ValueError as error:
         raise InputError(f"--{error}") from error
-
-
-def _meant(what: str, settings: Sequence[str], out: Path) -> Experiment | Path:
-    """Returns the experiment of a config, or the directory of a run."""
-    if (Path(what) / store.CONFIG).is_file():
-        return Path(what)
-    try:
-        given = load(what)
-    except InputError as no_config:
-        if Path(what.rpartition(":")[0] or what).suffix in (".py", ".json"):
-            raise
-        try:
-            return store.find(what, out)
-        except InputError as no_run:
-            raise InputError(*no_config.args, *no_run.args) from no_run
-    experiment = overrides.apply(given, settings)
-    imports.check(experiment)
-    return experiment

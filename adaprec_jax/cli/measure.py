@@ -1,11 +1,11 @@
 """The verb `adaprec measure`: what a step takes on this machine."""
 
 import dataclasses
-import json
 from typing import Annotated, Any
 
 import typer
 
+from adaprec_jax.cli.options import AsJson, print_json
 from adaprec_jax.display import text_table
 from adaprec_jax.meters.measure import SHORTEST, Protocol, summary
 from adaprec_jax.runs import imports, overrides
@@ -25,7 +25,7 @@ def measure(
     ] = SHORTEST,
     repeats: Annotated[int, typer.Option(help="Windows of each step.")] = 5,
     rest: Annotated[float, typer.Option(help="Seconds between windows.")] = SHORTEST,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the train step and the plain float32 step in turns, on this machine.
 
@@ -84,7 +84,7 @@ def measure(
              "emulation" if way in found.emulated else "measured")
         )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(told, indent=2))
+        print_json(told)
         return
     head = ("step", "ms", "lowest to highest", "CPU ms", "steps/s", "J", "what it is")
     typer.echo(text_table(head, rows))

@@ -1,13 +1,15 @@
 """Arguments that several verbs have, and what is done with them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from adaprec_jax.runs import overrides
+from adaprec_jax.runs import imports, overrides, store
 from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.load import load
 
 Config: TypeAlias = Annotated[
@@ -20,6 +22,23 @@ Settings: TypeAlias = Annotated[
 Seed: TypeAlias = Annotated[int | None, typer.Option(help="Short for --set seed=N.")]
 Out: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Named: TypeAlias = Annotated[
+    str, typer.Argument(help="The name of a study, or its file.")
+]
+Metrics: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric", metavar="NAME", help="A result, as test/accuracy; repeatable."
+    ),
+]
+Margins: TypeAlias = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--margin",
+        help="Largest difference that does not matter, stated before the runs; "
+        "one for each --metric.",
+    ),
+]
 
 
 def assignments(settings: list[str] | None, seed: int | None) -> list[str]:
@@ -38,6 +57,28 @@ def given(config: str, settings: list[str] | None, seed: int | None) -> Experime
         InputError: They do not say one.
     """
     return overrides.apply(load(config), assignments(settings, seed))
+
+
+def config_or_run(what: str, settings: Sequence[str], out: Path) -> Experiment | Path:
+    """Returns the experiment of a config, or the directory of a run.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if (Path(what) / store.CONFIG).is_file():
+        return Path(what)
+    try:
+        loaded = load(what)
+    except InputError as no_config:
+        if Path(what.rpartition(":")[0] or what).suffix in (".py", ".json"):
+            raise
+        try:
+            return store.find(what, out)
+        except InputError as no_run:
+            raise InputError(*no_config.args, *no_run.args) from no_run
+    experiment = overrides.apply(loaded, settings)
+    imports.check(experiment)
+    return experiment
 
 
 def print_json(tree: Any) -> None:

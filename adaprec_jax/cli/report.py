@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from adaprec_jax.cli.compare import metrics_and_margins
+from adaprec_jax.cli.options import Margins, Metrics, Named
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.studies.columns import column
 from adaprec_jax.studies.results import gathered
@@ -14,27 +15,15 @@ from adaprec_jax.studies.study import load_study
 
 
 def report(
-    study: Annotated[str, typer.Argument(help="Name of a study, or its file.")],
+    study: Named,
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report.")],
     baseline: Annotated[
         str | None,
         typer.Option(help="The arm that the others are compared with; else float32."),
     ] = None,
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric", metavar="NAME", help="A result, as test/accuracy; repeatable."
-        ),
-    ] = None,
-    margins: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--margin",
-            help="Largest difference that does not matter, stated before the runs; "
-            "one for each --metric.",
-        ),
-    ] = None,
+    metrics: Metrics = None,
+    margins: Margins = None,
     exploratory: Annotated[
         bool, typer.Option(help="Take runs as they are, and say what is wrong.")
     ] = False,

@@ -1,12 +1,11 @@
 """The verb that searches the settings of a schedule."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adaprec_jax.cli.studies import AsJson, Out
+from adaprec_jax.cli.options import AsJson, Out, print_json
 from adaprec_jax.display import text_table
 from adaprec_jax.runs import imports, overrides, store
 from adaprec_jax.runs.config import Experiment
@@ -56,7 +55,7 @@ def search(
             for each in best
         ]  # fmt: skip
         tree = {"front": rows, "trials": count, "float32_steps": cost}
-        typer.echo(json.dumps(tree | {"study": study.name}, indent=2))
+        print_json(tree | {"study": study.name})
         return
     table = [
         (_chosen(what, each), f"{each.metric:.4g}", f"{each.cost:.4g}") for each in best

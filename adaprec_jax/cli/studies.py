@@ -1,7 +1,6 @@
 """The verbs that train a study and tell how it is going."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from adaprec_jax.cli.options import AsJson, Named, Out, print_json
 from adaprec_jax.display import text_table
 from adaprec_jax.runs import imports, overrides, store
 from adaprec_jax.runs.load import load_sweep
@@ -36,8 +36,6 @@ Place: TypeAlias = Callable[
 
 FAILED, STOPPED = 3, 130
 
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes at a time.")]
 Packed = Annotated[
     bool,
@@ -52,7 +50,6 @@ Address = Annotated[
     str | None,
     typer.Option(help='Of the Ray cluster, such as "auto"; of submitit, "local".'),
 ]
-Named = Annotated[str, typer.Argument(help="The name of a study, or its file.")]
 
 
 def add(app: typer.Typer) -> None:
@@ -94,7 +91,7 @@ def sweep(  # noqa: PLR0913 (one option for each thing to choose)
     study = study_of(experiments, name or of_file)
     if dry_run:
         counted = price(study, out, packed=packed)
-        _print_json(_price_tree(counted)) if as_json else typer.echo(_priced(counted))
+        print_json(_price_tree(counted)) if as_json else typer.echo(_priced(counted))
         return
     place = _place(engine, address, workers)
     store.check_writable(out)
@@ -129,7 +126,7 @@ def status(study: Named, *, out: Out = Path("runs"), as_json: AsJson = False) ->
     """Tell how many runs of a study are done, and which are missing and why."""
     loaded = load_study(study, out)
     found = states.look(loaded, out)
-    _print_json(_tree(loaded, found)) if as_json else typer.echo(_told(loaded, found))
+    print_json(_tree(loaded, found)) if as_json else typer.echo(_told(loaded, found))
 
 
 def _tell_of_others(study: Study, out: Path) -> None:
@@ -184,7 +181,7 @@ def _train(
     found = states.look(study, out)
     counts = states.count(found)
     if as_json:
-        _print_json(_tree(study, found, faults))
+        print_json(_tree(study, found, faults))
     else:
         typer.echo(_told(study, found, faults))
     unfinished = counts["interrupted"] + counts["new"] - len(faults)
@@ -323,7 +320,3 @@ def _priced(counted: Price) -> str:
 
 def _price_tree(counted: Price) -> dict[str, Any]:
     return counted._asdict() | {"arms": [arm._asdict() for arm in counted.arms]}
-
-
-def _print_json(tree: Any) -> None:
-    typer.echo(json.dumps(tree, indent=2))
