@@ -11,7 +11,14 @@ from adaprec_jax.schedules.adaptive_loss_scale import adaptive_loss_scale
 from adaprec_jax.schedules.ampa import ampa
 from adaprec_jax.schedules.apt import apt
 from adaprec_jax.schedules.by_bottleneck import by_bottleneck
-from adaprec_jax.schedules.combinators import clip, delay, hold, join, per_layer
+from adaprec_jax.schedules.combinators import (
+    around,
+    clip,
+    delay,
+    hold,
+    join,
+    per_layer,
+)
 from adaprec_jax.schedules.constant import constant
 from adaprec_jax.schedules.cpt import cpt
 from adaprec_jax.schedules.cyclic import cyclic
@@ -53,6 +60,7 @@ __all__ = [
     "adaptive_loss_scale",
     "ampa",
     "apt",
+    "around",
     "bits",
     "by_bottleneck",
     "clip",

@@ -316,7 +316,27 @@ def hold(schedule: Schedule, every: int) -> Schedule:
 def around(
     schedule: Schedule, init: Callable[..., Any], update: Callable[..., Any]
 ) -> Schedule:
-    """Returns a schedule that looks at what the one inside of it looks at."""
+    """Returns a schedule that looks at what the one inside of it looks at.
+
+    For combinators of one's own: statistics, weights and signals are those of the
+    schedule inside.
+
+    Args:
+        schedule: The one inside.
+        init: As of a schedule; its state is a NamedTuple with the field `inner`, the
+            state of the schedule inside.
+        update: As of a schedule; it calls the schedule inside once.
+
+    >>> from adaprec_jax.plan import integers
+    >>> from adaprec_jax.schedules import constant
+    >>> class State(NamedTuple):
+    ...     inner: PyTree
+    >>> inside = constant(integers(4, 8))
+    >>> def update(step, stats, state):
+    ...     plan, inner = inside.update(step, stats, state.inner)
+    ...     return plan, State(inner)
+    >>> same = around(inside, lambda table: State(inside.init(table)), update)
+    """
 
     def observe(step: Int32[Array, ""], weights: Weights, state: Any) -> Any:
         return state._replace(inner=observed(schedule, step, weights, state.inner))
