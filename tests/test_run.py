@@ -216,7 +216,7 @@ def test_a_failed_run_keeps_its_traceback_and_can_go_on(done, tmp_path, monkeypa
         raise RuntimeError("a bug\nof two lines")
 
     with monkeypatch.context() as patched:
-        patched.setattr(running.summary, "totals", broken)
+        patched.setattr(summary, "totals", broken)
         outcome = running.run(tiny(), out=tmp_path)
     assert (outcome.state, outcome.step) == ("failed", 40)
     assert outcome.message == "RuntimeError: a bug (see log.txt)"
