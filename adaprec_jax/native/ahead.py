@@ -105,6 +105,8 @@ def _device(target: Target) -> Any:
         )
     if target.platform == "tpu":
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        # No device is taken, so several processes may compile at a time.
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         topology = topologies.get_topology_desc(
             platform="tpu", topology_name=target.topology
         )
