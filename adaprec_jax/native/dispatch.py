@@ -112,9 +112,9 @@ class _Learned:
 
 
 class _Ready(NamedTuple):
-    """An executable (None after the end), and when it was known which one it is."""
+    """An executable, and when it was known which one it is."""
 
-    executable: Any
+    executable: Future[Any]
     known: float
 
 
@@ -132,8 +132,10 @@ class NativeDispatch:
         self._program, self._native, self._plans = program, native, plans
         self._out_shardings = out_shardings
         self._number = self._first = self._asked = calls // native.dispatch
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
-        self._executables: dict[Hashable, Any] = {}
+        # One thread finds out, in order, which executables are needed; two make them.
+        self._planner = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        self._compiler = ThreadPoolExecutor(2, thread_name_prefix="compile")
+        self._executables: dict[Hashable, Future[Any]] = {}
         self._coming: dict[int, Future[_Ready]] = {}
         self._waited = 0.0
         self._failures: list[str] = []
@@ -148,13 +150,14 @@ class NativeDispatch:
         """
         number = self._number
         shapes = jax.tree.map(_shape, (state, batches))
-        self._ask(number, shapes)
+        self._ask(self._plans.known(number - 1), shapes)
         start = time.perf_counter()
         ready = self._coming.pop(number).result()
+        executable = ready.executable.result()
         if number > self._first:
             late = time.perf_counter() - max(start, ready.known)
             self._waited += max(late, 0.0)
-        state, metrics, coming = ready.executable(state, batches)
+        state, metrics, coming = executable(state, batches)
         self._number += 1
         self._plans.learn(number, coming)
         self._ask(self._plans.known(number), shapes)
@@ -165,21 +168,22 @@ class NativeDispatch:
         return Report(len(self._executables), self._waited, tuple(self._failures))
 
     def close(self) -> None:
-        """Ends the background thread."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Ends the background threads."""
+        self._planner.shutdown(wait=True, cancel_futures=True)
+        self._compiler.shutdown(wait=True, cancel_futures=True)
 
     def _ask(self, last: int, shapes: Any) -> None:
         """Has the executables of the dispatches up to this one made."""
         for number in range(self._asked, last + 1):
-            self._coming[number] = self._pool.submit(self._prepare, number, shapes)
+            self._coming[number] = self._planner.submit(self._prepare, number, shapes)
         self._asked = max(self._asked, last + 1)
 
     def _prepare(self, number: int, shapes: Any) -> _Ready:
-        """Returns the executable of a dispatch; runs in the background, in order."""
+        """Returns the executable of a dispatch, which is perhaps still being made."""
         kernels = self._plans.kernels(number)
         known = time.perf_counter()
         if kernels is None:
-            return _Ready(None, known)
+            return _Ready(Future(), known)
         key = tuple(kernels.items())
         if key not in self._executables:
             most = self._native.max_executables
@@ -188,7 +192,8 @@ class NativeDispatch:
                     f"dispatch {number} needs one executable more than max_executables "
                     f"({most}) allows"
                 )
-            self._executables[key] = self._compiled(kernels, shapes)
+            made = self._compiler.submit(self._compiled, kernels, shapes)
+            self._executables[key] = made
         return _Ready(self._executables[key], known)
 
     def _compiled(self, kernels: dict[str, Kernels], shapes: Any) -> Any:
