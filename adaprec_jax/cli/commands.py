@@ -21,6 +21,7 @@ from adaprec_jax.cli.options import (
     Settings,
     assignments,
     config_or_run,
+    drawing,
     given,
     print_json,
 )
@@ -326,15 +327,8 @@ def new_schedule(
 
 def _drawing() -> ModuleType:
     """Returns the module that draws, which needs matplotlib."""
-    try:
+    with drawing():
         from adaprec_jax.report import figure
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise InputError(
-            "A plot needs matplotlib, which is not installed: "
-            "pip install 'adaprec-jax[plot]'."
-        ) from error
     return figure
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adaprec_jax.cli.options import AsJson, config_or_run, print_json
+from adaprec_jax.cli.options import AsJson, config_or_run, drawing, print_json
 from adaprec_jax.cost import carbon, devices
 from adaprec_jax.cost.lenses import DEVICES, LENSES
 from adaprec_jax.display import text_table
@@ -134,15 +134,8 @@ def _plot(
     directories = [each for each in meant if isinstance(each, Path)]
     if len(directories) != len(meant):
         raise InputError("--plot is of runs, not of configs.")
-    try:
+    with drawing():
         from adaprec_jax.report.frontier import figure
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        raise InputError(
-            "A plot needs matplotlib, which is not installed: "
-            "pip install 'adaprec-jax[plot]'."
-        ) from error
     from adaprec_jax.runs.frontier import points
 
     found, unit, metric = points(directories, lenses[0], device)

@@ -1,7 +1,8 @@
 """Arguments that several verbs have, and what is done with them."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -79,6 +80,24 @@ def config_or_run(what: str, settings: Sequence[str], out: Path) -> Experiment |
     experiment = overrides.apply(loaded, settings)
     imports.check(experiment)
     return experiment
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Says which extra is missing if what is imported inside needs matplotlib.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise InputError(
+            "A plot needs matplotlib, which is not installed: "
+            "pip install 'adaprec-jax[plot]'."
+        ) from error
 
 
 def print_json(tree: Any) -> None:

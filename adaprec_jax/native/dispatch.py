@@ -137,6 +137,7 @@ class NativeDispatch:
         self._compiler = ThreadPoolExecutor(2, thread_name_prefix="compile")
         self._executables: dict[Hashable, Future[Any]] = {}
         self._coming: dict[int, Future[_Ready]] = {}
+        self._shapes: tuple[Any, Any] = ((), ())
         self._waited = 0.0
         self._failures: list[str] = []
 
@@ -149,8 +150,9 @@ class NativeDispatch:
             CannotGoOnError: An executable cannot be compiled, or is one too many.
         """
         number = self._number
-        shapes = jax.tree.map(_shape, (state, batches))
-        self._ask(self._plans.known(number - 1), shapes)
+        if number == self._first:  # All dispatches have the shapes of the first.
+            self._shapes = jax.tree.map(_shape, (state, batches))
+            self._ask(self._plans.known(number - 1))
         start = time.perf_counter()
         ready = self._coming.pop(number).result()
         executable = ready.executable.result()
@@ -160,7 +162,7 @@ class NativeDispatch:
         state, metrics, coming = executable(state, batches)
         self._number += 1
         self._plans.learn(number, coming)
-        self._ask(self._plans.known(number), shapes)
+        self._ask(self._plans.known(number))
         return state, metrics
 
     def report(self) -> Report:
@@ -172,13 +174,13 @@ class NativeDispatch:
         self._planner.shutdown(wait=True, cancel_futures=True)
         self._compiler.shutdown(wait=True, cancel_futures=True)
 
-    def _ask(self, last: int, shapes: Any) -> None:
+    def _ask(self, last: int) -> None:
         """Has the executables of the dispatches up to this one made."""
         for number in range(self._asked, last + 1):
-            self._coming[number] = self._planner.submit(self._prepare, number, shapes)
+            self._coming[number] = self._planner.submit(self._prepare, number)
         self._asked = max(self._asked, last + 1)
 
-    def _prepare(self, number: int, shapes: Any) -> _Ready:
+    def _prepare(self, number: int) -> _Ready:
         """Returns the executable of a dispatch, which is perhaps still being made."""
         kernels = self._plans.kernels(number)
         known = time.perf_counter()
@@ -192,14 +194,14 @@ class NativeDispatch:
                     f"dispatch {number} needs one executable more than max_executables "
                     f"({most}) allows"
                 )
-            made = self._compiler.submit(self._compiled, kernels, shapes)
+            made = self._compiler.submit(self._compiled, kernels)
             self._executables[key] = made
         return _Ready(self._executables[key], known)
 
-    def _compiled(self, kernels: dict[str, Kernels], shapes: Any) -> Any:
+    def _compiled(self, kernels: dict[str, Kernels]) -> Any:
         """Returns the executable; that of the emulation if that may be and has to."""
         try:
-            return self._compile(kernels, shapes)
+            return self._compile(kernels)
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0]
             what = f"{type(error).__name__}: {reason}"
@@ -208,9 +210,9 @@ class NativeDispatch:
                     f"an executable could not be compiled: {what}"
                 ) from error
             self._failures.append(what)
-            return self._compile({}, shapes)
+            return self._compile({})
 
-    def _compile(self, kernels: dict[str, Kernels], shapes: Any) -> Any:
+    def _compile(self, kernels: dict[str, Kernels]) -> Any:
         options = self._program.options._replace(kernels=kernels)
         program = self._program._replace(options=options)
         train_step = make_train_step(program)
@@ -220,7 +222,7 @@ class NativeDispatch:
             return state, metrics, _coming(program, state)
 
         jitted = jax.jit(dispatch, donate_argnums=0, out_shardings=self._out_shardings)
-        return jitted.lower(*shapes).compile()
+        return jitted.lower(*self._shapes).compile()
 
 
 def make_native_dispatch(

@@ -120,12 +120,17 @@ def _recorded(
         note(str(error))
         raise InputError(str(error)) from error
     except Exception as error:
-        note(traceback.format_exc())
-        reason = (str(error).splitlines() or [""])[0]
-        message = f"{type(error).__name__}: {reason} (see {store.LOG})"
+        message = noted(error, note)
         outcome = Outcome("failed", steps_written(directory), {}, message)
     note(f"{outcome.state} after {outcome.step} steps {outcome.message}".rstrip())
     return outcome
+
+
+def noted(error: Exception, note: Callable[[str], object]) -> str:
+    """Returns what an outcome says of an error, whose traceback goes to the log."""
+    note("".join(traceback.format_exception(error)))
+    reason = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {reason} (see {store.LOG})"
 
 
 def _first_state(directory: Path, built: Built) -> tuple[TrainState, tuple[str, ...]]:

@@ -16,7 +16,6 @@ import functools
 import hashlib
 import io
 import itertools
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +49,7 @@ from adaprec_jax.runs.run import (
     cadence_of,
     fetch,
     message_of,
+    noted,
     steps_written,
     stoppable,
 )
@@ -259,9 +259,7 @@ def _recorded(members: Sequence[_Member], built: Built) -> list[Outcome]:
         note(str(error))
         raise InputError(str(error)) from error
     except Exception as error:
-        note(traceback.format_exc())
-        reason = (str(error).splitlines() or [""])[0]
-        message = f"{type(error).__name__}: {reason} (see {store.LOG})"
+        message = noted(error, note)
         outcomes = [
             Outcome("failed", steps_written(member.directory), {}, message)
             for member in mine
