@@ -5,6 +5,7 @@ tests need the extras `ray` and `slurm`.
 """
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -15,8 +16,7 @@ from adaprec_jax.cli import main
 from adaprec_jax.runs import environment, metrics, store
 from adaprec_jax.runs.store import Outcome
 from adaprec_jax.runs.validation import validate
-from adaprec_jax.studies import ray_engine, slurm_engine, worker
-from adaprec_jax.studies.local import Hooks
+from adaprec_jax.studies import slurm_engine, worker
 from adaprec_jax.studies.study import load_study
 from tests.test_sweep_command import CONFIG
 
@@ -129,35 +129,19 @@ def test_slurm_trains_what_is_missing(adaprec, monkeypatch):
 
 
 @pytest.mark.extras
-@pytest.mark.filterwarnings("ignore")  # Ray's own, of files it leaves open
-def test_a_node_that_is_killed_leaves_no_hole(adaprec, folder, monkeypatch):
-    import ray
-    from ray.cluster_utils import Cluster
-
+def test_a_node_that_is_killed_leaves_no_hole(adaprec, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(store.__file__).parents[2]))
     steps = ["--set", "steps=400", "--set", "checkpoint_every=40", "--no-packs"]
     assert adaprec("sweep", "tiny.py", *steps, "--out", "alone")[0] == 0
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    study = load_study("tiny", Path("alone"))
-    killed = []
-
-    def kill_one(cells):
-        if not killed and [*Path("runs").glob("*/checkpoints/[0-9]*")]:
-            killed.append(nodes[0])
-            cluster.remove_node(nodes[0], allow_graceful=False)
-
-    hooks = Hooks(lambda cells: None, kill_one, lambda text: None)
     Path("runs").mkdir()
-    try:
-        faults = ray_engine.train(
-            [[cell] for cell in study.cells], Path("runs"), cluster.address, hooks
-        )
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    assert (faults, len(killed)) == ({}, 1)
-    for cell in study.cells:
+    trained = subprocess.run(
+        [sys.executable, "-m", "tests.killed_ray_node", "alone/tiny", "runs"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert json.loads(trained.stdout.splitlines()[-1]) == [{}, 1]
+    for cell in load_study("tiny", Path("alone")).cells:
         one, other = (
             store.locate(Path(out), cell.experiment) for out in ("runs", "alone")
         )
@@ -166,11 +150,15 @@ def test_a_node_that_is_killed_leaves_no_hole(adaprec, folder, monkeypatch):
 
 
 @pytest.mark.extras
-@pytest.mark.filterwarnings("ignore")
-def test_submitit_trains_on_this_machine(adaprec, folder, monkeypatch):
+def test_submitit_trains_on_this_machine(folder, monkeypatch):
+    # A process of its own: submitit configures logging anew, whereupon Abseil's handler
+    # closes the captured standard error that it was made with.
     monkeypatch.setenv("PYTHONPATH", str(Path(store.__file__).parents[2]))
-    code, out, _ = adaprec(
-        "sweep", "tiny.py", "--engine", "slurm", "--address", "local"
+    options = ["--engine", "slurm", "--address", "local"]
+    done = subprocess.run(
+        [sys.executable, "-m", "adaprec_jax", "sweep", "tiny.py", *options],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    assert code == 0
-    assert out.splitlines()[-1] == "tiny: 6 of 6 runs have a result"
+    assert done.stdout.splitlines()[-1] == "tiny: 6 of 6 runs have a result"
