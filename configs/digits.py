@@ -32,7 +32,7 @@ magnitude; apt has 3 to 8 bits for each layer's weights, by their gradient in st
 the grid; accordion has 8 bits where the norm of a layer's gradients changes, else 4;
 maturity has 8 until a layer's relative updates settle, then 4, and maturity-reverse 4
 and then 8. `python -m experiments.schedules` sets all of them beside static formats of
-equal cost; the README has its table.
+equal cost; `docs/results.md` has its table.
 
 `adaprec sweep digits` trains float32, static bits, cpt and two-threshold, each with ten
 seeds.

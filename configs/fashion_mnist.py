@@ -39,7 +39,7 @@ Stated before they were trained: over seeds 0 to 4, the mean test accuracy of ev
 schedule is at most 1.0 percentage points below that of static formats at equal cost
 (`python -m experiments.schedules --task fashion-mnist --one-by-one`). Measured: all
 are but cyclic-rtv (1.1 below), sqrt3 (2.6), maturity (6.8), accordion (7.7) and warmup
-(8.9). The README has the table, and why.
+(8.9). `docs/results.md` has the table, and why.
 """
 
 from adaprec_jax.runs.config import (
