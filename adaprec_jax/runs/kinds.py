@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from adaprec_jax.runs.config import Experiment, Schedule
 from adaprec_jax.runs.config.base import Settings
-from adaprec_jax.runs.config.schedules import Loop
+from adaprec_jax.runs.config.bounds import Loop
 from adaprec_jax.runs.errors import InputError, suggest
 
 _ENDLESS = 1e9  # a bound that only keeps numbers within their type

@@ -16,6 +16,22 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for CPT
 
 from adaprec_jax.runs.config.base import Imported as Imported
 from adaprec_jax.runs.config.bottleneck import ByBottleneck as ByBottleneck
+from adaprec_jax.runs.config.closed_loop import (
+    AMPA as AMPA,
+    APT as APT,
+    LDP as LDP,
+    PFQ as PFQ,
+    QEM as QEM,
+    Accordion as Accordion,
+    AdaptiveLossScale as AdaptiveLossScale,
+    AdaptKummer as AdaptKummer,
+    Maturity as Maturity,
+    MoR as MoR,
+    MuPPET as MuPPET,
+    Snip as Snip,
+    Sqrt3 as Sqrt3,
+    TwoThreshold as TwoThreshold,
+)
 from adaprec_jax.runs.config.execution import (
     Emulated as Emulated,
     Execution as Execution,
@@ -35,6 +51,17 @@ from adaprec_jax.runs.config.formats import (
     SharedFormats as SharedFormats,
     WgradFormats as WgradFormats,
 )
+from adaprec_jax.runs.config.open_loop import (
+    CPT as CPT,
+    Constant as Constant,
+    Cyclic as Cyclic,
+    Deficit as Deficit,
+    Float32 as Float32,
+    LateSwitch as LateSwitch,
+    Piecewise as Piecewise,
+    ShuffledCPT as ShuffledCPT,
+    Warmup as Warmup,
+)
 from adaprec_jax.runs.config.recipes import (
     BlockScaling as BlockScaling,
     CurrentScaling as CurrentScaling,
@@ -53,33 +80,10 @@ from adaprec_jax.runs.config.recipes import (
     WAGEScaling as WAGEScaling,
 )
 from adaprec_jax.runs.config.schedules import (
-    AMPA as AMPA,
-    APT as APT,
-    CPT as CPT,
-    LDP as LDP,
-    PFQ as PFQ,
-    QEM as QEM,
-    Accordion as Accordion,
-    AdaptiveLossScale as AdaptiveLossScale,
-    AdaptKummer as AdaptKummer,
-    Constant as Constant,
-    Cyclic as Cyclic,
-    Deficit as Deficit,
-    Float32 as Float32,
     ImportedSchedule as ImportedSchedule,
-    LateSwitch as LateSwitch,
-    Maturity as Maturity,
-    MoR as MoR,
-    MuPPET as MuPPET,
     PerLayer as PerLayer,
-    Piecewise as Piecewise,
     Rule as Rule,
     Schedule as Schedule,
-    ShuffledCPT as ShuffledCPT,
-    Snip as Snip,
-    Sqrt3 as Sqrt3,
-    TwoThreshold as TwoThreshold,
-    Warmup as Warmup,
 )
 from adaprec_jax.runs.config.tasks import (
     CNN as CNN,

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from adaprec_jax.cost.devices import names
 from adaprec_jax.runs.config.base import Fraction, Settings
+from adaprec_jax.runs.config.bounds import Loop, check_alike
 from adaprec_jax.runs.config.formats import BFLOAT16, FLOAT8, Formats
 
 
@@ -15,7 +16,7 @@ class ByBottleneck(Settings):
     Source: ours, on the roofline of Williams et al. 2009.
     """
 
-    loop: ClassVar[Literal["open", "closed", "either"]] = "open"
+    loop: ClassVar[Loop] = "open"
     kind: Literal["by_bottleneck"] = "by_bottleneck"
     device: str = Field(
         default="h100", description="short name of the device, as of `adaprec cost`"
@@ -32,7 +33,5 @@ class ByBottleneck(Settings):
             raise ValueError(
                 f"device must be one of {', '.join(names())}, got {self.device!r}."
             )
-        kinds = [self.low.kind, self.high.kind]
-        if len(set(kinds)) > 1:
-            raise ValueError(f"kind must be the same in low and high, got {kinds}.")
+        check_alike(self.low, self.high)
         return self

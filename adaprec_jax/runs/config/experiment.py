@@ -17,19 +17,18 @@ from adaprec_jax.runs.config.base import (
     Steps,
 )
 from adaprec_jax.runs.config.execution import Emulated, Execution
-from adaprec_jax.runs.config.recipes import Scaling, StoredActivations
-from adaprec_jax.runs.config.schedules import (
+from adaprec_jax.runs.config.open_loop import (
     CPT,
     Cyclic,
     Deficit,
     Float32,
     LateSwitch,
-    PerLayer,
     Piecewise,
-    Schedule,
     ShuffledCPT,
     Warmup,
 )
+from adaprec_jax.runs.config.recipes import Scaling, StoredActivations
+from adaprec_jax.runs.config.schedules import PerLayer, Schedule
 from adaprec_jax.runs.config.tasks import Model, Task
 from adaprec_jax.runs.config.training import (
     LossScaling,
