@@ -117,6 +117,8 @@ def test_a_target_is_reached_at_the_first_evaluation_that_has_it(run):
     _, directory, _ = run
     assert steps_to(directory, "accuracy", 0.0) == 4
     assert steps_to(directory, "accuracy", 1.1) is None
+    for name in ("validation/accuracy", "validation/highest/accuracy"):
+        assert steps_to(directory, name, 0.0) == 4
     assert steps_to(directory, "loss", 1e9) == 4  # falls
     with pytest.raises(InputError, match="no validation metric 'bleu'; there are"):
         steps_to(directory, "bleu", 1.0)
@@ -187,7 +189,7 @@ def test_the_command_tells_how_cost_grows(monkeypatch, capsys):
          "--embodied takes KG:YEARS"),
         (["--vary", "depth"], "--vary takes batch, sequence, width, got 'depth'."),
         (["--vary", "sequence"], "has no sequence to vary: its task is digits."),
-        (["--target", "accuracy"], "--target takes METRIC=VALUE"),
+        (["--target", "accuracy"], "--target takes NAME=VALUE with a number"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_a_sentence(options, fault, monkeypatch, capsys):

@@ -109,6 +109,7 @@ def test_rapl_counts_packages_and_their_memory_once(tmp_path):
     package = domain(tmp_path, "intel-rapl:0", "package-0", 900_000)
     domain(tmp_path, "intel-rapl:0:0", "core", 500_000)
     memory = domain(tmp_path, "intel-rapl:0:1", "dram", 0)
+    domain(tmp_path, "intel-rapl:1", "psys", 990_000)  # holds the package
     domain(tmp_path, "intel-rapl-mmio:0", "package-0", 900_000)
     meter = rapl(tmp_path)
     before = meter.read()

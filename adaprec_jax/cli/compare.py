@@ -1,17 +1,22 @@
 """The verb `compare`: what a study says, and what it does not."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adaprec_jax.cli import facts
 from adaprec_jax.cli.options import AsJson, Margins, Metrics, Named, print_json
+from adaprec_jax.cost import carbon, devices
+from adaprec_jax.cost.lenses import LENSES
 from adaprec_jax.runs.errors import InputError
-from adaprec_jax.studies.columns import column, until
-from adaprec_jax.studies.results import gathered
+from adaprec_jax.studies.columns import Column, column, until
+from adaprec_jax.studies.results import Results, gathered
 from adaprec_jax.studies.study import load_study
+
+if TYPE_CHECKING:  # SciPy is slow to import
+    from adaprec_jax.studies.compare import Comparison
 
 
 def compare(  # noqa: PLR0913 (one option for each choice)
@@ -35,6 +40,20 @@ def compare(  # noqa: PLR0913 (one option for each choice)
             "validation/accuracy=0.9; repeatable.",
         ),
     ] = None,
+    lenses: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lens",
+            help=f"Compare the cost up to each target too, by one of "
+            f"{', '.join(LENSES)}; repeatable.",
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="As of `cost`.")] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="As of `cost`: say the carbon of energies; needs --pue."),
+    ] = None,
+    pue: Annotated[float | None, typer.Option(help="As of `cost`.")] = None,
     best_of: Annotated[
         int | None, typer.Option(min=1, help="Print the best of so many runs, too.")
     ] = None,
@@ -52,9 +71,17 @@ def compare(  # noqa: PLR0913 (one option for each choice)
 ) -> None:
     """Say which arms of a study are better, worse, equivalent, or not known to be."""
     asked = metrics_and_margins(metrics, margins)
-    wanted = [_target(each) for each in targets or ()]
+    wanted = [facts.target(each) for each in targets or ()]
     if not asked and not wanted:
         raise InputError("compare needs a --metric or a --target.")
+    if lenses and not wanted:
+        raise InputError("--lens compares the cost up to a target: it needs --target.")
+    if grid and not lenses:
+        raise InputError("--grid is of the energy by a lens: it needs --lens.")
+    looked = facts.lenses(lenses or [], device)
+    facts.check(grid, pue, None, None, None, device)
+    chosen = facts.checked(lambda: devices.device(device)) if device else None
+    place = facts.checked(lambda: carbon.grid(grid)) if grid else None
     # SciPy is slow to import, and other verbs do without.
     from adaprec_jax.cli import verdicts
     from adaprec_jax.studies.compare import compare as judge
@@ -64,9 +91,14 @@ def compare(  # noqa: PLR0913 (one option for each choice)
         column(results.arms, name, margin=margin, higher=higher)
         for name, margin in asked
     ]
+    costs = []
     for name, value in wanted:
-        columns += until(results.arms, name, value)
-    found = judge(results, baseline, columns)
+        steps, work = until(results.arms, name, value)
+        columns += (steps, work)
+        costs += _costs(results, steps, looked, chosen)
+    found = judge(results, baseline, [*columns, *costs])
+    if place is not None and pue is not None:
+        found = _carbon(found, costs, pue, place)
     best = verdicts.best_of(results, columns[: len(asked)], best_of)
     splits = []
     if controls:
@@ -79,6 +111,32 @@ def compare(  # noqa: PLR0913 (one option for each choice)
         return
     said = [*verdicts.lines(found, best), *verdicts.split_lines(splits)]
     typer.echo("\n".join(said))
+
+
+def _costs(
+    results: Results,
+    steps: Column,
+    lenses: Sequence[str],
+    device: devices.Device | None,
+) -> list[Column]:
+    """Returns the cost up to a target through each lens; it traces with JAX."""
+    if not lenses:
+        return []
+    from adaprec_jax.studies.cost_columns import cost_until
+
+    return [cost_until(results.arms, steps, lens, device) for lens in lenses]
+
+
+def _carbon(
+    found: "Comparison", costs: Sequence[Column], pue: float, grid: carbon.Grid
+) -> "Comparison":
+    """Returns the comparison with the carbon of each energy."""
+    from adaprec_jax.studies.cost_columns import with_carbon
+
+    for each in costs:
+        if each.name.startswith("J "):
+            found = with_carbon(found, each, pue, grid)
+    return found
 
 
 def metrics_and_margins(
@@ -96,14 +154,3 @@ def metrics_and_margins(
             "each metric has a margin of its own."
         )
     return [*zip(metrics, margins or [None] * len(metrics), strict=True)]
-
-
-def _target(text: str) -> tuple[str, float]:
-    name, equals, value = text.rpartition("=")
-    try:
-        target = float(value)
-    except ValueError:
-        target = math.nan
-    if not equals or not math.isfinite(target):
-        raise InputError(f"--target takes NAME=VALUE with a number, got {text!r}.")
-    return name, target

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from adaprec_jax.cli import facts
 from adaprec_jax.cli.options import AsJson, config_or_run, drawing, print_json
 from adaprec_jax.cost import carbon, devices
-from adaprec_jax.cost.lenses import DEVICES, LENSES
+from adaprec_jax.cost.lenses import LENSES
 from adaprec_jax.display import text_table
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError, writing
@@ -67,7 +68,9 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="METRIC=VALUE", help="Count runs to this validation metric."
+            metavar="NAME=VALUE",
+            help="Count runs to the first evaluation that reaches it, as "
+            "validation/accuracy=0.9.",
         ),
     ] = None,
     vary: Annotated[
@@ -93,13 +96,13 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
     Nothing is trained. Of a config the formats are those that its schedule decides, of
     a run those that it recorded. Every energy here is modelled: none is a measurement.
     """
-    lenses = _lenses(lens or [], device)
-    _check_facts(grid, pue, market, embodied, price, device)
-    chosen = _checked(lambda: devices.device(device)) if device else None
-    place = _checked(lambda: carbon.grid(grid)) if grid else None
-    asked_price = _checked(lambda: carbon.price(price)) if price else None
+    lenses = facts.lenses(lens or [], device)
+    facts.check(grid, pue, market, embodied, price, device)
+    chosen = facts.checked(lambda: devices.device(device)) if device else None
+    place = facts.checked(lambda: carbon.grid(grid)) if grid else None
+    asked_price = facts.checked(lambda: carbon.price(price)) if price else None
     made = _embodied(embodied) if embodied else None
-    goal = _target(target) if target else None
+    goal = facts.target(target) if target else None
     meant = [config_or_run(each, settings or [], runs) for each in what]
     sizes = vary.split(",") if vary else []
     _check_sizes(meant, sizes)
@@ -318,43 +321,6 @@ def _few(names: Sequence[str]) -> str:
     return shown if len(names) < 3 else f"{shown} and {len(names) - 2} more"
 
 
-def _lenses(asked: Sequence[str], device: str | None) -> tuple[str, ...]:
-    """Refuses a lens that is unknown, or needs a device that was not given."""
-    for lens in asked:
-        if lens not in LENSES:
-            raise InputError(f"--lens must be one of {', '.join(LENSES)}: {lens!r}.")
-        if lens in DEVICES and device is None:
-            raise InputError(f"--lens {lens} needs --device.")
-    return tuple(asked)
-
-
-def _check_facts(
-    grid: str | None,
-    pue: float | None,
-    market: float | None,
-    embodied: str | None,
-    price: str | None,
-    device: str | None,
-) -> None:
-    """Refuses facts that are out of range, or belong to one that is missing."""
-    if grid is not None and pue is None:
-        raise InputError(
-            "--grid needs --pue, the data centre's power usage effectiveness; 1 leaves "
-            "the building out."
-        )
-    if pue is not None and not 1 <= pue < math.inf:
-        raise InputError(f"--pue must be a number from 1 on, got {pue}.")
-    if market is not None and not 0 <= market < math.inf:
-        raise InputError(f"--market must be a number from 0 on, got {market}.")
-    others = {"--pue": pue, "--market": market, "--embodied": embodied}
-    for name, value in others.items():
-        if value is not None and grid is None:
-            raise InputError(f"{name} is of carbon: it needs --grid.")
-    for name, text in {"--embodied": embodied, "--price": price}.items():
-        if text is not None and device is None:
-            raise InputError(f"{name} is of a device: it needs --device.")
-
-
 def _embodied(text: str) -> tuple[float, float]:
     kilograms, _, years = text.partition(":")
     try:
@@ -364,19 +330,3 @@ def _embodied(text: str) -> tuple[float, float]:
     if not (0 <= found[0] < math.inf and 0 < found[1] < math.inf):
         raise InputError(f"--embodied takes KG:YEARS, such as 164:4, got {text!r}.")
     return found
-
-
-def _target(text: str) -> tuple[str, float]:
-    metric, _, value = text.partition("=")
-    try:
-        return metric, float(value)
-    except ValueError:
-        raise InputError(f"--target takes METRIC=VALUE, got {text!r}.") from None
-
-
-def _checked(make: Any) -> Any:
-    """Turns what is wrong with an option into an `InputError`."""
-    try:
-        return make()
-    except ValueError as error:
-        raise InputError(f"--{error}") from error

@@ -3,10 +3,12 @@
 Imports no JAX. A meter that has nothing to read says None, never 0.
 """
 
+from adaprec_jax.meters.codecarbon import codecarbon
 from adaprec_jax.meters.measure import Measurement, Protocol, Window, measure, summary
 from adaprec_jax.meters.meter import Meter, Reading, fake, none
 from adaprec_jax.meters.nvml import nvml
 from adaprec_jax.meters.rapl import rapl
+from adaprec_jax.meters.zeus import zeus
 
 __all__ = [
     "Measurement",
@@ -14,10 +16,12 @@ __all__ = [
     "Protocol",
     "Reading",
     "Window",
+    "codecarbon",
     "fake",
     "measure",
     "none",
     "nvml",
     "rapl",
     "summary",
+    "zeus",
 ]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adaprec_jax.cost.quantity import Quantity
+from adaprec_jax.cost.quantity import Kind, Quantity
 from adaprec_jax.meters.meter import Meter, between
 
 SHORTEST = 5.0  # seconds; what the authors of Zeus settle on
@@ -59,6 +59,7 @@ class Measurement(NamedTuple):
         idle_watts: Power of the machine at rest, not subtracted; None if unknown.
         emulated: Ways whose formats were emulated: what they took is the cost of
             emulation, and no property of the formats.
+        kind: Of all joules and watts: as the meter's.
     """
 
     meter: str
@@ -66,6 +67,7 @@ class Measurement(NamedTuple):
     windows: Mapping[str, Sequence[Window]]
     idle_watts: float | None
     emulated: frozenset[str]
+    kind: Kind = "measured"
 
 
 def measure(
@@ -111,7 +113,7 @@ def measure(
             windows[name].append(_window(work, meter, protocol.seconds, clock))
     idle_watts = None if idle.joules is None else idle.joules / idle.seconds
     return Measurement(
-        meter.name, meter.boundary, windows, idle_watts, frozenset(emulated)
+        meter.name, meter.boundary, windows, idle_watts, frozenset(emulated), meter.kind
     )
 
 
@@ -137,8 +139,8 @@ class Summary(NamedTuple):
     """What a way took for one piece of work.
 
     Attributes:
-        energy: Joules, measured; None without a meter, and of an emulated way, whose
-            energy says nothing of its formats.
+        energy: Joules, of the meter's kind; None without a meter, and of an emulated
+            way, whose energy says nothing of its formats.
         emulation_cost: Joules of an emulated way.
         latency: Seconds for one.
         cpu_seconds: Of this process.
@@ -165,7 +167,7 @@ def summary(found: Measurement, way: str) -> Summary:
     windows = found.windows[way]
     said = f"{found.meter}: {found.boundary}; {len(windows)} windows"
     joules = [w.joules / w.calls for w in windows if w.joules is not None]
-    energy = _median(joules, "J", said) if len(joules) == len(windows) else None
+    energy = _median(joules, found.kind, said) if len(joules) == len(windows) else None
     seconds = [window.seconds / window.calls for window in windows]
     latency = Quantity(
         float(np.median(seconds)), "s", min(seconds), max(seconds), "measured", "clock"
@@ -181,9 +183,9 @@ def summary(found: Measurement, way: str) -> Summary:
     )
 
 
-def _median(values: Sequence[float], unit: str, source: str) -> Quantity | None:
+def _median(values: Sequence[float], kind: Kind, source: str) -> Quantity | None:
     if not values:
         return None
     return Quantity(
-        float(np.median(values)), unit, min(values), max(values), "measured", source
+        float(np.median(values)), "J", min(values), max(values), kind, source
     )

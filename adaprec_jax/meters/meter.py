@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
+from adaprec_jax.cost.quantity import Kind
+
 Reading: TypeAlias = Mapping[str, float] | None
 """Joules since some start by counter; None where there is nothing to read."""
 
@@ -17,6 +19,8 @@ class Meter(NamedTuple):
         wraps: Joules after which a counter begins anew, by counter.
         tick: Seconds between two updates of the counters; a shorter window tells
             nothing.
+        kind: What its joules are: "measured" by counters, or a "tdp_estimate" of a
+            tool that found none. A meter has one kind, as kinds are never added.
     """
 
     name: str
@@ -24,6 +28,7 @@ class Meter(NamedTuple):
     read: Callable[[], Reading]
     wraps: Mapping[str, float] = {}
     tick: float = 0.0
+    kind: Kind = "measured"
 
 
 def none() -> Meter:

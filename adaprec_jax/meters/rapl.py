@@ -12,8 +12,9 @@ def rapl(root: Path = Path("/sys/class/powercap")) -> Meter:
 
     Only whole packages count, and of what lies inside them the memory, which is not
     part of a package's own counter. Counters that show the same domain a second time
-    (`intel-rapl-mmio`) are left out. Where nothing can be read, as in most virtual
-    machines or without the right to, it is the meter `none`.
+    (`intel-rapl-mmio`, and `psys`, which is the whole platform) are left out. Where
+    nothing can be read, as in most virtual machines or without the right to, it is the
+    meter `none`.
 
     Args:
         root: Where the kernel lists the counters.
@@ -26,7 +27,7 @@ def rapl(root: Path = Path("/sys/class/powercap")) -> Meter:
     for folder in sorted(root.glob("intel-rapl:*")):
         name, energy = _text(folder / "name"), _text(folder / "energy_uj")
         limit = _text(folder / "max_energy_range_uj")
-        package = folder.name.count(":") == 1
+        package = folder.name.count(":") == 1 and name != "psys"
         if energy is None or name is None or not (package or name == "dram"):
             continue
         counter = f"{folder.name} {name}"

@@ -95,12 +95,15 @@ def foreseen_cost(experiment: Experiment) -> Spent:
     return _spent(experiment, basis, found, list(phases))
 
 
-def recorded_cost(directory: Path, until: int | None = None) -> Spent:
+def recorded_cost(
+    directory: Path, until: int | None = None, work: Counted | None = None
+) -> Spent:
     """Returns the cost of a run as far as it came.
 
     Args:
         directory: Of the run.
         until: The last step to count; None counts all.
+        work: Of its step, where that was counted before; seeds have it in common.
 
     Raises:
         InputError: The run has recorded no formats, or its files are damaged.
@@ -123,7 +126,8 @@ def recorded_cost(directory: Path, until: int | None = None) -> Spent:
         raise InputError(f"{directory / plan_log.FILE} lacks plans.") from None
     experiment = store.experiment_of(directory)
     phases = zip(starts.tolist(), lengths, named, strict=True)
-    spent = _spent(experiment, "recorded", counted(experiment), list(phases))
+    work = counted(experiment) if work is None else work
+    spent = _spent(experiment, "recorded", work, list(phases))
     return spent._replace(name=directory.name)
 
 
@@ -132,14 +136,22 @@ def steps_to(directory: Path, metric: str, target: float) -> int | None:
 
     None if it never did. A loss reaches it from above, another metric from below.
 
+    Args:
+        directory: Of the run.
+        metric: As `accuracy`; `validation/accuracy` and `validation/highest/accuracy`
+            say the same, `validation/now/accuracy` the precision of the step itself.
+        target: The value.
+
     Raises:
         InputError: The run has no such metric.
     """
     path = directory / store.METRICS
     columns = metrics.read(path) if path.is_file() else {}
+    metric = metric.removeprefix("validation/")
+    precisions = ("",) if "/" in metric else ("highest/", "now/")
     found = next(
-        (columns[name] for p in ("highest", "now")
-         if (name := f"validation/{p}/{metric}") in columns), None,
+        (columns[name] for p in precisions
+         if (name := f"validation/{p}{metric}") in columns), None,
     )  # fmt: skip
     if found is None:
         there = sorted({n.split("/")[2] for n in columns if n.startswith("validation")})
