@@ -117,13 +117,19 @@ def recorded_cost(directory: Path, until: int | None = None) -> Spent:
     numbers = filled(columns[plan_log.COLUMN], steps).astype(int)
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
     lengths = np.diff([*starts.tolist(), steps]).tolist()
-    try:
-        named = [known[numbers[start]] for start in starts]
-    except IndexError:
-        raise InputError(f"{directory / plan_log.FILE} lacks plans.") from None
+    if not 0 <= numbers.min() <= numbers.max() < len(known):
+        raise InputError(f"{directory / plan_log.FILE} lacks plans.")
+    named = [known[numbers[start]] for start in starts]
     experiment = store.experiment_of(directory)
+    found = counted(experiment)
+    layers = sum(math.prod(c.axes) for c in found.table.contractions)
+    if {len(plan) for plan in named} != {layers}:
+        raise InputError(
+            f"{directory} recorded formats of another number of layers than the "
+            f"{layers} that its config has here."
+        )
     phases = zip(starts.tolist(), lengths, named, strict=True)
-    spent = _spent(experiment, "recorded", counted(experiment), list(phases))
+    spent = _spent(experiment, "recorded", found, list(phases))
     return spent._replace(name=directory.name)
 
 
