@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 import sys
 
 import pytest
@@ -190,6 +192,11 @@ def test_the_command_tells_how_cost_grows(monkeypatch, capsys):
         (["--vary", "depth"], "--vary takes batch, sequence, width, got 'depth'."),
         (["--vary", "sequence"], "has no sequence to vary: its task is digits."),
         (["--target", "accuracy"], "--target takes NAME=VALUE with a number"),
+        (["--target", "accuracy=nan"], "--target takes NAME=VALUE with a number"),
+        (["--vary", ""], "--vary takes batch, sequence, width, got ''."),
+        (["--price", "2:USD:soon", "--device", "h100"],
+         "--price must be PER_HOUR:CURRENCY:DATE"),
+        (["--set", "batch_size=100000000"], "too large for its statistics"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_a_sentence(options, fault, monkeypatch, capsys):
@@ -217,3 +224,54 @@ def test_the_ratio_is_that_of_the_settings_where_they_tell_it():
     bits = bit_counts.cyclic_bits("RR", min_bits=3, max_bits=8, cycles=6, steps=600)
     ratio = look("bitops", spent.done).value / look("bitops", spent.float32).value
     assert math.isclose(ratio, bit_counts.bitops_ratio(bits, 8), rel_tol=1e-9)
+
+
+def test_what_is_printed_has_units_kinds_dates_and_eighty_columns(monkeypatch, capsys):
+    code, out, _ = said(
+        monkeypatch, capsys, "digits-float32", "--device", "h100", "--grid", "FRA",
+        "--pue", "1.5", "--embodied", "164:4", "--price", "2:USD:2026-11-01",
+    )  # fmt: skip
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    # 600 steps of 64 images; products of 64 x 64 and 64 x 10, the first has no dgrad.
+    bitops = 600 * 64 * 3 * (64 * 64 + 64 * 10) * 32**2 / 1e9
+    rows = [line.split() for line in out.splitlines()]
+    assert ["bitops", f"{bitops:.4g}", "Gbitop", "modelled", "0.00", "-300.00"] in rows
+    # At the peak of 66.9 TFLOP/s and 700 W; the least power is ours.
+    chip = 600 * 64 * 2 * (2 * 64 * 64 + 3 * 64 * 10) / 66.9e12 * 700 * 1e3
+    (row,) = [row for row in rows if row[:1] == ["chip"]]
+    assert float(row[1]) == pytest.approx(chip, rel=0.01)
+    assert row[5:7] == ["mJ", "tdp_estimate"]
+    assert "roofline, tdp_estimate:" in out
+    assert "2 USD an hour (2026-11-01)" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"a":1}', "damaged at line 1."),
+        ('[["int3"]]', "damaged at line 1."),
+        ('[["int8","int8","int8","int8","int8","bananas"]]', "damaged at line 1."),
+        ('[["int8","int8","int8","int8","int8","int8"]]', "number of layers than the"),
+    ],
+)
+def test_damaged_plans_are_said(line, fault, run, tmp_path):
+    directory = shutil.copytree(run[1], tmp_path / "run")
+    (directory / "plans.jsonl").write_text(f"{line}\n{line}\n")
+    with pytest.raises(InputError, match=fault):
+        recorded_cost(directory)
+
+
+def test_plans_that_are_numbered_wrongly_are_not_counted(run, tmp_path):
+    directory = shutil.copytree(run[1], tmp_path / "run")
+    path = directory / "metrics.jsonl"
+    path.write_text(re.sub(r'"plan":[0-9.e+-]+', '"plan":-1', path.read_text()))
+    with pytest.raises(InputError, match="lacks plans"):
+        recorded_cost(directory)
+
+
+def test_settings_are_not_taken_for_those_of_a_run(run, monkeypatch, capsys):
+    code, _, err = said(monkeypatch, capsys, run[1], "--set", "steps=4")
+    assert (code, err) == (
+        2, "adaprec: --set is of configs, and only runs were given.\n",
+    )  # fmt: skip

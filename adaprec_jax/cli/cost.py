@@ -1,6 +1,7 @@
 """The verb `adaprec cost`: what runs cost, before they are run and after."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,9 @@ from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.runs.varied import FACTORS, WHAT, varied
 
+_INDENT = " " * 4
+_SMALL = ("m", "u", "n", "p")
+_PREFIXED = ("J", "s", "g", "g/run")
 _BASES = {
     "recorded": "the formats that were recorded",
     "foreseen": "the formats of all steps, as the schedule decides them",
@@ -104,7 +108,9 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
     made = _embodied(embodied) if embodied else None
     goal = facts.target(target) if target else None
     meant = [config_or_run(each, settings or [], runs) for each in what]
-    sizes = vary.split(",") if vary else []
+    if settings and all(isinstance(each, Path) for each in meant):
+        raise InputError("--set is of configs, and only runs were given.")
+    sizes = [] if vary is None else vary.split(",")
     _check_sizes(meant, sizes)
     if plot is not None:
         _plot(meant, lenses, chosen, plot)
@@ -225,23 +231,29 @@ def _lines(tree: Mapping[str, Any], *, layers: bool) -> list[str]:
     if "lenses" not in tree:
         return [f"{tree['name']} did not reach {tree['target']}", ""]
     steps = tree["steps"]
-    lines = [f"{tree['name']}: {steps:.0f} steps, {_BASES[tree['basis']]}"]
-    if tree.get("reached_at"):
-        lines[0] += f", to {tree['target']}"
-    lines += [
+    goal = f" to {tree['target']}" if tree.get("reached_at") else ""
+    said = f"{tree['name']}: {steps:.0f} steps{goal}, {_BASES[tree['basis']]}"
+    lines = [
+        textwrap.fill(said, 80, subsequent_indent="  ", break_on_hyphens=False),
         f"  multiply-accumulates {tree['macs']:.4g}"
         f" (recomputed {tree['macs_recomputed']:.3g}, "
         f"of no plan {tree['macs_unplanned']:.3g})",
         f"  other operations {tree['operations']:.4g}, scales and casts "
-        f"{tree['quantiser_operations']:.4g}; emulation takes "
-        f"{tree['emulation_operations']:.4g} more, which no lens counts",
-        f"  memory of a step, MB: {_sizes(tree['memory_bytes'])}",
-        f"  moved in the run, MB: {_sizes(tree['moved_bytes'])}",
+        f"{tree['quantiser_operations']:.4g}",
+        f"  emulation takes {tree['emulation_operations']:.4g} more, which no lens "
+        "counts",
+        "  memory of a step as it is emulated, formats in float32, MB:",
+        _sizes(tree["memory_bytes"]),
+        "  moved in the run, operands in their formats, MB:",
+        _sizes(tree["moved_bytes"]),
     ]
-    head = ("  lens", "cost", "low", "high", "unit", "kind", "saved over float32",
-            "over bfloat16")  # fmt: skip
+    head = ("lens", "cost", "kind", "float32", "bfloat16")
     rows = [_row(name, found) for name, found in tree["lenses"].items()]
-    lines += ["", text_table(head, rows)]
+    lines += [
+        "",
+        "cost by lens, and per cent saved over float32 and bfloat16, with bands:",
+    ]
+    lines += [text_table(head, rows)]
     if layers:
         lines += ["", *_layer_lines(tree)]
     lines += _carbon_lines(tree)
@@ -252,18 +264,32 @@ def _lines(tree: Mapping[str, Any], *, layers: bool) -> list[str]:
 def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     cost = found["cost"]
     if cost is None:
-        return (f"  {name}", *["n/a"] * 7)
-    numbers = (f"{cost[end]:.4g}" for end in ("value", "low", "high"))
+        return (name, *["n/a"] * 4)
     saved = (_saved(found[f"saved_over_{base}"]) for base in ("float32", "bfloat16"))
-    return (f"  {name}", *numbers, cost["unit"], cost["kind"], *saved)
+    return (name, _banded(cost), cost["kind"], *saved)
+
+
+def _banded(found: Mapping[str, Any] | None) -> str:
+    """Returns a quantity with its band; small ones of a unit with prefixes by one."""
+    if found is None:
+        return "n/a"
+    value, low, high = (found[end] for end in ("value", "low", "high"))
+    unit = found["unit"]
+    if 0 < value < 1 and unit in _PREFIXED:
+        thousands = min(math.ceil(-math.log10(value) / 3), len(_SMALL))
+        unit = _SMALL[thousands - 1] + unit
+        value, low, high = (each * 1e3**thousands for each in (value, low, high))
+    band = "" if low == high else f" ({low:.3g} to {high:.3g})"
+    return f"{value:.4g} {unit}" if not band else f"{value:.3g}{band} {unit}"
 
 
 def _saved(found: Mapping[str, float] | None) -> str:
     if found is None:
         return "n/a"
-    low, high = 100 * found["low"], 100 * found["high"]
-    band = "" if round(high - low, 1) == 0 else f" ({low:.1f} to {high:.1f})"
-    return f"{100 * found['value']:.2f} %{band}"
+    value, low, high = (100 * found[end] for end in ("value", "low", "high"))
+    if high - low < 1:
+        return f"{value:.2f}"
+    return f"{value:.0f} ({low:.0f} to {high:.0f})"
 
 
 def _layer_lines(tree: Mapping[str, Any]) -> list[str]:
@@ -287,33 +313,37 @@ def _carbon_lines(tree: Mapping[str, Any]) -> list[str]:
     if found := tree.get("carbon"):
         grid = found["grid"]
         lines.append(
-            f"  carbon at {grid['intensity']:g} gCO2e/kWh ({grid['name']}, "
-            f"{grid['year']}: {grid['source']}), PUE {found['pue']:g}"
+            f"  carbon (CO2e) at {grid['intensity']:g} g/kWh and PUE {found['pue']:g}"
+            f", {grid['name']}, {grid['year']}:\n    {grid['source']}"
         )
         for lens, row in found["lenses"].items():
-            said = [f"{_grams(row['location_based'])} location-based"]
+            where = row["location_based"]
+            others = (("market_based", "market-based"), ("embodied", "embodied"),
+                      ("sci", "SCI"))  # fmt: skip
+            said = [f"{_banded(where)} location-based"]
             said += [
-                f"{_grams(row[key])} {word}"
-                for key, word in (("market_based", "market-based"),
-                                  ("embodied", "embodied"), ("sci", "SCI, per run"))
-                if key in row
-            ]  # fmt: skip
-            lines.append(f"    {lens}: {', '.join(said)}")
+                f"{_banded(row[key])} {word}" for key, word in others if key in row
+            ]
+            kind = "" if where is None else f", {where['kind']}"
+            lines += [f"    {lens}{kind}:", *(f"      {each}" for each in said)]
     if "money" in tree:
-        money = tree["money"]
-        said = "n/a" if money is None else f"{money['value']:.3g} {money['unit']}"
-        lines.append(f"  money {said}, for the time of the roofline")
+        money, asked = tree["money"], tree["price"]
+        said = "n/a" if money is None else f"{_banded(money)}, {money['kind']}"
+        lines.append(
+            f"  money {said}:\n    the time of the roofline at "
+            f"{asked['per_hour']:g} {asked['currency']} an hour ({asked['date']})"
+        )
     return lines
 
 
-def _grams(found: Mapping[str, Any] | None) -> str:
-    return "n/a" if found is None else f"{found['value']:.3g} g"
-
-
 def _sizes(found: Mapping[str, int | float]) -> str:
-    return ", ".join(
+    said = ", ".join(
         f"{name.replace('_', ' ')} {size / 1e6:.4g}" for name, size in found.items()
     )
+    return textwrap.fill(
+        said, 80, initial_indent=_INDENT, subsequent_indent=_INDENT,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _few(names: Sequence[str]) -> str:

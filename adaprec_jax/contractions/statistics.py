@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -230,6 +231,11 @@ def _chunked(
     highest: Array,
     fields: tuple[str, ...],
 ) -> TensorStats:
+    if x.size > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"A tensor of {x.size} numbers is too large for its statistics, which take "
+            "up to 2**31 - 1."
+        )
     chunks = -(-x.size // _CHUNK)
 
     def body(i: Array, sums: dict[str, Array]) -> dict[str, Array]:

@@ -5,6 +5,7 @@ them would say more about the default than about the run.
 """
 
 import csv
+import datetime
 import functools
 import math
 from typing import NamedTuple
@@ -81,7 +82,8 @@ def price(text: str) -> Price:
     """Returns a price that is given as PER_HOUR:CURRENCY:DATE.
 
     Raises:
-        ValueError: A part is missing, or the price is no number of at least 0.
+        ValueError: A part is missing, the price is no number of at least 0, or the
+            date none.
 
     >>> price("2.5:USD:2026-11-01")
     Price(per_hour=2.5, currency='USD', date='2026-11-01')
@@ -89,7 +91,7 @@ def price(text: str) -> Price:
     number, _, rest = text.partition(":")
     currency, _, date = rest.partition(":")
     per_hour = _number(number)
-    if per_hour is None or not currency or not date:
+    if per_hour is None or not currency or not _is_date(date):
         raise ValueError(
             "price must be PER_HOUR:CURRENCY:DATE, such as 2.5:USD:2026-11-01, got "
             f"{text!r}."
@@ -239,6 +241,14 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return found if 0 <= found < math.inf else None
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 @functools.cache

@@ -99,7 +99,8 @@ def ahead(experiment: Experiment, target: str, plan_at: int = 0) -> Report:
     rows = jax.ShapeDtypeStruct((experiment.batch_size,), jnp.int32)
     batch = jax.eval_shape(task.data.gather, task.data.arrays, rows)
     try:
-        compiled = compile_for(device, step, state, batch)
+        with as_input_error():
+            compiled = compile_for(device, step, state, batch)
     except Missing as error:
         raise InputError(str(error)) from error
     lines = tuple(

@@ -66,6 +66,7 @@ def report(spent: Spent, asked: Asked) -> Tree:
     if asked.price is not None:
         time = look("time", spent.done, asked.device)
         tree["money"] = _shown(carbon.spent(time, asked.price))
+        tree["price"] = asked.price._asdict()
     return tree
 
 

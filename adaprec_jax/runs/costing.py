@@ -120,13 +120,18 @@ def recorded_cost(
     numbers = filled(columns[plan_log.COLUMN], steps).astype(int)
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
     lengths = np.diff([*starts.tolist(), steps]).tolist()
-    try:
-        named = [known[numbers[start]] for start in starts]
-    except IndexError:
-        raise InputError(f"{directory / plan_log.FILE} lacks plans.") from None
+    if not 0 <= numbers.min() <= numbers.max() < len(known):
+        raise InputError(f"{directory / plan_log.FILE} lacks plans.")
+    named = [known[numbers[start]] for start in starts]
     experiment = store.experiment_of(directory)
-    phases = zip(starts.tolist(), lengths, named, strict=True)
     work = counted(experiment) if work is None else work
+    layers = sum(math.prod(c.axes) for c in work.table.contractions)
+    if {len(plan) for plan in named} != {layers}:
+        raise InputError(
+            f"{directory} recorded formats of another number of layers than the "
+            f"{layers} that its config has here."
+        )
+    phases = zip(starts.tolist(), lengths, named, strict=True)
     spent = _spent(experiment, "recorded", work, list(phases))
     return spent._replace(name=directory.name)
 

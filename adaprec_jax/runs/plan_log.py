@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from adaprec_jax import formats
+from adaprec_jax.runs import format_names
 from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.train import record
 
@@ -64,10 +65,21 @@ def read(path: Path) -> list[Named]:
         return []
     text = path.read_bytes()
     lines = text[: text.rfind(b"\n") + 1].splitlines()
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}.") from error
+    found: list[Named] = []
+    names: set[str] = set()
+    for k, line in enumerate(lines, 1):
+        try:
+            plan = json.loads(line)
+            fresh = {name for row in plan for name in row} - names
+            for name in fresh:
+                format_names.parse(name)
+            if any(len(row) != len(record.OPERANDS) for row in plan):
+                raise ValueError(line)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is damaged at line {k}.") from error
+        names |= fresh
+        found.append(plan)
+    return found
 
 
 def named(packed: Any) -> Named:
