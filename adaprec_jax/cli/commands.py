@@ -26,6 +26,7 @@ from adaprec_jax.cli.options import (
     print_json,
 )
 from adaprec_jax.cli.report import report
+from adaprec_jax.cli.serve import serve
 from adaprec_jax.report import summary
 from adaprec_jax.runs import (
     expected,
@@ -73,6 +74,7 @@ app.command()(report)
 app.command()(cost)
 app.command()(claims)
 app.command()(measure)
+app.command()(serve)
 
 
 @app.command()

@@ -101,13 +101,13 @@ def _rows(
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
             return
-        row = _parsed(line)
+        row = parsed(line)
         if row is None:
             raise InputError(f"{path} is damaged at line {number}.")
         yield line, row
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def parsed(line: bytes) -> dict[str, Any] | None:
     """Returns what a line says, None if it is not one of ours."""
     try:
         row = json.loads(line)
