@@ -1,0 +1,31 @@
+"""The arms of this question, on the digits: 3 and 8 bits in either order, or chosen."""
+
+from adaprec_jax.runs.config import Experiment, LateSwitch, Maturity
+from adaprec_jax.runs.config.formats import INT3, INT8
+from adaprec_jax.runs.load import load
+from adaprec_jax.runs.overrides import apply
+from adaprec_jax.studies.controls import controls
+
+BASELINE, LOWEST = "digits-float32", "digits-late-static3"
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
+SEEDS = 20
+SHORT = ("steps=200", "evaluate_every=200", "checkpoint_every=200", "log_every=20")
+SCHEDULES = {
+    "digits-late": LateSwitch(low=INT3, high=INT8, fraction=0.55),
+    "digits-maturity": Maturity(low=INT3, high=INT8, window=10, every=2),
+    "digits-maturity-reverse": Maturity(
+        low=INT3, high=INT8, window=10, every=2, reverse=True
+    ),
+}
+
+
+def arms() -> list[Experiment]:
+    """Returns one experiment for each arm, at the bundled learning rate."""
+    int8 = apply(load("digits-int8"), SHORT)
+    schedules = [
+        int8.model_copy(update={"name": name, "schedule": schedule})
+        for name, schedule in SCHEDULES.items()
+    ]
+    # Sorted up, the formats of late are late itself.
+    others = [each for each in controls(schedules) if "rising" not in each.name]
+    return [apply(load(BASELINE), SHORT), *schedules, *others]
