@@ -7,7 +7,7 @@ from adaprec_jax.runs.overrides import apply
 from adaprec_jax.studies.controls import controls
 
 BASELINE, LOWEST = "digits-float32", "digits-late-static3"
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 0.128)
 SEEDS = 20
 SHORT = ("steps=200", "evaluate_every=200", "checkpoint_every=200", "log_every=20")
 SCHEDULES = {
