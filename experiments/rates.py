@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adaprec_jax.runs import identity
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.overrides import apply
 from adaprec_jax.studies.columns import evaluations
@@ -50,6 +51,12 @@ def tuned(arms: Iterable[Experiment], folder: Path) -> list[Experiment]:
     """Returns every arm at its own rate."""
     rates = chosen(folder)
     return [at(each, rates[each.name]) for each in arms]
+
+
+def together(*studies: Iterable[Experiment]) -> list[Experiment]:
+    """Returns the runs of several studies, each once, for packs that they share."""
+    every = [each for study in studies for each in study]
+    return [*{identity.run_id(each): each for each in every}.values()]
 
 
 def losses(study: str, out: Path) -> dict[str, dict[float, float]]:
