@@ -36,10 +36,14 @@ def at(experiment: Experiment, rate: float) -> Experiment:
     return apply(experiment, [f"{RATE}={rate}"])
 
 
-def tuning(arms: Iterable[Experiment], rates: Iterable[float]) -> list[Experiment]:
+def tuning(
+    arms: Iterable[Experiment],
+    rates: Iterable[float],
+    tuned_on: Iterable[int] = TUNING,
+) -> list[Experiment]:
     """Returns every arm at every rate, on the seeds of tuning."""
     rates = [*rates]
-    return seeds([at(each, rate) for each in arms for rate in rates], TUNING)
+    return seeds([at(each, rate) for each in arms for rate in rates], tuned_on)
 
 
 def chosen(folder: Path) -> dict[str, float]:

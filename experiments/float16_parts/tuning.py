@@ -5,8 +5,8 @@ adaprec sweep experiments/float16_parts/tuning.py --name float16_parts-tuning --
 
 from adaprec_jax.runs.config import Experiment
 from experiments import rates
-from experiments.float16_parts.arms import RATES, arms
+from experiments.float16_parts.arms import RATES, TUNING, arms
 
 
 def sweep() -> list[Experiment]:
-    return rates.tuning(arms(), RATES)
+    return rates.tuning(arms(), RATES, TUNING)
