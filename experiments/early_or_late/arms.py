@@ -10,12 +10,12 @@ BASELINE, LOWEST = "digits-float32", "digits-late-static3"
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 0.128)
 SEEDS = 12
 SHORT = ("steps=200", "evaluate_every=200", "checkpoint_every=200", "log_every=20")
+# With the bundled tolerance and patience hardly a layer settles in so few steps.
+MATURITY = Maturity(low=INT3, high=INT8, window=10, every=2, tolerance=0.3, patience=1)
 SCHEDULES = {
     "digits-late": LateSwitch(low=INT3, high=INT8, fraction=0.55),
-    "digits-maturity": Maturity(low=INT3, high=INT8, window=10, every=2),
-    "digits-maturity-reverse": Maturity(
-        low=INT3, high=INT8, window=10, every=2, reverse=True
-    ),
+    "digits-maturity": MATURITY,
+    "digits-maturity-reverse": MATURITY.model_copy(update={"reverse": True}),
 }
 
 
