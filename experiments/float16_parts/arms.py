@@ -24,7 +24,7 @@ FLOAT16 = Constant(
     precision=SharedFormats(activation="float16", weight="float16", gradient="float16")
 )
 # Gradients as small as if so little of the loss came down to these layers.
-TINY = StaticLossScaling(scale=2.0**-12)
+TINY = StaticLossScaling(scale=2.0**-16)
 
 
 def arms() -> list[Experiment]:
