@@ -19,7 +19,7 @@ from adaprec_jax.runs.config import (
 BASELINE, LOWEST = "teacher-float32", "teacher-tiny"
 RATES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 SLOW = 1 / 256
-TUNING, SEEDS = range(800, 808), 20
+TUNING, SEEDS = range(800, 808), 30
 FLOAT16 = Constant(
     precision=SharedFormats(activation="float16", weight="float16", gradient="float16")
 )
