@@ -27,6 +27,6 @@ def arms() -> list[Experiment]:
         for name, schedule in SCHEDULES.items()
     ]
     # Sorted up, the formats of late are late itself.
-    left_out = ("digits-late-rising", "digits-late-static7")
-    others = [each for each in controls(schedules) if each.name not in left_out]
+    left_out = ("rising", "static4", "static7")
+    others = [each for each in controls(schedules) if not each.name.endswith(left_out)]
     return [apply(load(BASELINE), SHORT), *schedules, *others]
