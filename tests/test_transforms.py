@@ -355,6 +355,7 @@ def test_a_wrong_argument_is_one_sentence(make, fault):
         transforms.oscillation_reset(INT4, start=0),
         transforms.averaging(start=0),
         transforms.hysteresis(optax.sgd(1.0), INT4),
+        transforms.in_place(INT4),
     ],
 )
 def test_what_reads_the_parameters_says_that_it_needs_them(tx):

@@ -33,6 +33,7 @@ def reset(inner):
 TRANSFORMS = {
     "oscillation_reset": reset,
     "hysteresis": lambda inner: transforms.hysteresis(inner, INT4),
+    "in_place": lambda inner: optax.chain(inner, transforms.in_place(E4M3)),
     "averaging": lambda inner: optax.chain(
         inner, transforms.averaging(start=2, every=2)
     ),
@@ -310,6 +311,12 @@ def test_all_of_them_train_together_with_a_learning_rate_that_is_told():
             "optimizer.averaging.start (600) must be below steps (600).",
         ),
         ('optimizer.hysteresis={"format": "fp8"}', "Unknown format 'fp8'"),
+        ('optimizer.in_place={"format": "fp8"}', "Unknown format 'fp8'"),
+        (
+            'optimizer={"kind":"sgd","learning_rate":{"kind":"constant","peak":1},'
+            '"in_place":{},"hysteresis":{"format":"int8"}}',
+            "in_place has no master, which hysteresis needs.",
+        ),
         ('optimizer.moments={"kind": "fp9"}', "unknown 'fp9'"),
         ('optimizer={"kind":"sgd","moments":{"kind":"coat"}}', "moments"),
         (

@@ -367,7 +367,8 @@ def with_transforms(
 
     In the order of a step: the gradients are rounded as for communication; the
     optimizer moves the masters, and its moments are rounded; masters that oscillate are
-    reset; the weights are rounded with memory; and what the model uses is averaged.
+    reset; the weights are rounded, with memory or in place; and what the model uses is
+    averaged.
 
     Raises:
         ValueError: An argument is out of range.
@@ -384,6 +385,9 @@ def with_transforms(
     if memory := settings.hysteresis:
         fmt = format_names.parse(memory.format)
         optimizer = transforms.hysteresis(optimizer, fmt, mask=_matrices)
+    if kept := settings.in_place:
+        narrow = transforms.in_place(format_names.parse(kept.format))
+        optimizer = optax.chain(optimizer, narrow)
     if average := settings.averaging:
         averages = transforms.averaging(**average.model_dump())
         optimizer = optax.chain(optimizer, averages)

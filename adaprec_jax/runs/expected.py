@@ -189,7 +189,8 @@ def bytes_per_parameter(experiment: Experiment) -> float:
     They are those of the parameter, its gradient, the float32 master copy of a narrower
     parameter, and what the optimizer remembers: its moments, in the formats that they
     are stored in; the float32 master and last rounded value of `hysteresis`; both sums
-    of `oscillation_reset`; and the float32 mean of `averaging`. Hysteresis and resets
+    of `oscillation_reset`; and the float32 mean of `averaging`. A parameter updated
+    `in_place` has the bits of its format, and no master. Hysteresis and resets
     have none of parameters with fewer than two axes, such as biases. Formats of a
     schedule are emulated in the parameter's own dtype, so they change nothing here.
 
@@ -200,7 +201,7 @@ def bytes_per_parameter(experiment: Experiment) -> float:
     own = 32 if experiment.parameter_dtype == "float32" else 16
     settings = experiment.optimizer
     return bit_counts.bytes_per_parameter(
-        parameter=own,
+        parameter=_parameter(settings, own),
         gradient=own,
         moments=_moments(settings),
         master=0 if own == 32 else 32,
@@ -208,6 +209,13 @@ def bytes_per_parameter(experiment: Experiment) -> float:
         oscillation_reset=2 * 32 if settings.oscillation_reset else 0,
         averaging=32 if settings.averaging else 0,
     )
+
+
+def _parameter(settings: Optimizer, own: int) -> float:
+    """Returns the bits in which a parameter is stored."""
+    if kept := settings.in_place:
+        return float(formats.bits(format_names.parse(kept.format)))
+    return float(own)
 
 
 def precision(experiment: Experiment) -> str:

@@ -31,6 +31,7 @@ from adaprec_jax.transforms.hysteresis import (
     round_with_memory,
     rounded_weights,
 )
+from adaprec_jax.transforms.in_place import in_place
 from adaprec_jax.transforms.moments import (
     Expanded,
     Moment,
@@ -66,6 +67,7 @@ __all__ = [
     "expand",
     "fp8_lm",
     "hysteresis",
+    "in_place",
     "narrow_all_reduce",
     "narrow_moments",
     "next_factor",

@@ -121,6 +121,7 @@ from adaprec_jax.runs.config.training import (
     DynamicLossScaling as DynamicLossScaling,
     FP8LMMoments as FP8LMMoments,
     Hysteresis as Hysteresis,
+    InPlace as InPlace,
     LearningRate as LearningRate,
     LossScaling as LossScaling,
     Moment as Moment,

@@ -177,12 +177,18 @@ def _faults(experiment: Experiment) -> Iterator[str]:
                 "optimizer.learning_rate.warmup_steps and decay_steps together "
                 f"({both}) must not be above steps ({steps})."
             )
-    yield from _optimizer_faults(experiment.optimizer, steps)
+    yield from _optimizer_faults(experiment)
     yield from _schedule_faults("schedule", experiment.schedule, experiment)
 
 
-def _optimizer_faults(optimizer: Optimizer, steps: int) -> Iterator[str]:
-    """Yields a sentence for each transformation that the run never reaches."""
+def _optimizer_faults(experiment: Experiment) -> Iterator[str]:
+    """Yields a sentence for each transformation that the run never does not allow."""
+    optimizer, steps = experiment.optimizer, experiment.steps
+    if optimizer.in_place and experiment.parameter_dtype != "float32":
+        yield (
+            "optimizer.in_place has no master, so parameter_dtype must be float32, got "
+            f"{experiment.parameter_dtype}."
+        )
     if (reset := optimizer.oscillation_reset) and reset.start + reset.window > steps:
         yield (
             f"optimizer.oscillation_reset.start ({reset.start}) leaves no window of "

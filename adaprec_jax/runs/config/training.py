@@ -174,6 +174,12 @@ class Hysteresis(Settings):
     format: FormatName = Field(description="of the weights")
 
 
+class InPlace(Settings):
+    """Parameters kept and updated in a format, without a master, arXiv:1710.03740."""
+
+    format: FormatName = Field(default="float16", description="of the parameters")
+
+
 class Averaging(Settings):
     """The mean of the weights of the tail, tested beside the last, arXiv:1904.11943."""
 
@@ -198,6 +204,18 @@ class _Optimizer(Settings):
     averaging: Averaging | None = Field(
         default=None, description="of the weights that the model uses"
     )
+    # Left out where it is none: runs of before have no such setting in their id.
+    in_place: InPlace | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="format in which all parameters are updated, without a master",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_master_and_none(self) -> "_Optimizer":
+        if self.in_place and self.hysteresis:
+            raise ValueError("in_place has no master, which hysteresis needs.")
+        return self
 
 
 class _AdamLike(_Optimizer):
