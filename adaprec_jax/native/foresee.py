@@ -1,18 +1,19 @@
 """The dtypes of a whole run, known beforehand where a schedule reads the step alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int32, PyTree
+from jaxtyping import Array, Float32, Int32, PyTree
 
 from adaprec_jax import stats
 from adaprec_jax.contractions.kernels import Kernels
 from adaprec_jax.contractions.statistics import Stats
 from adaprec_jax.native.choose import choose, kernels_of
+from adaprec_jax.precision import Plan
 from adaprec_jax.schedules import Schedule
 from adaprec_jax.targets import Target
 from adaprec_jax.train import Program, record
@@ -21,12 +22,7 @@ _BLOCK = 1000  # steps asked about at a time, or one dispatch if that is longer
 
 
 def foresee(
-    program: Program,
-    target: Target,
-    *,
-    steps: int,
-    dispatch: int,
-    schedule_state: PyTree | None = None,
+    program: Program, target: Target, *, steps: int, dispatch: int
 ) -> tuple[tuple[int, ...], tuple[dict[str, Kernels], ...]]:
     """Returns the kernels of every dispatch: which of the different ones, and those.
 
@@ -37,25 +33,11 @@ def foresee(
         target: What it runs on.
         steps: Of the run, a multiple of `dispatch`.
         dispatch: Steps in one.
-        schedule_state: In place of the schedule's own first state.
     """
-    nothing = stats.empty(program.table, program.watch)
-
-    def decide(state: PyTree, step: Int32[Array, ""]) -> tuple[PyTree, Array]:
-        plan, state = program.schedule.update(step, nothing, state)
-        return state, record.pack_plan(plan, program.table)
-
-    block = jax.jit(lambda state, steps: lax.scan(decide, state, steps))
-    size = max(_BLOCK // dispatch, 1) * dispatch
-    state = schedule_state
-    if state is None:
-        state = program.schedule.init(program.table)
     order: list[int] = []
     seen: dict[bytes, int] = {}
     found: list[dict[str, Kernels]] = []
-    for first in range(0, steps, size):
-        state, packed = block(state, first + jnp.arange(size, dtype=jnp.int32))
-        packed = np.asarray(packed)[: steps - first]
+    for _, packed, _ in plan_blocks(program, steps=steps, dispatch=dispatch):
         for of_one in packed.reshape(-1, dispatch, *packed.shape[1:]):
             formats = np.unique(of_one, axis=0)
             key = formats.tobytes()
@@ -66,6 +48,40 @@ def foresee(
                 seen[key] = found.index(kernels)
             order.append(seen[key])
     return tuple(order), tuple(found)
+
+
+def plan_blocks(
+    program: Program,
+    *,
+    steps: int,
+    dispatch: int = 1,
+    beside: Callable[[Plan], Any] = lambda _: None,
+) -> Iterator[tuple[int, Float32[np.ndarray, "steps layers operands fields"], Any]]:
+    """Yields the plans of a run in packed form, those of many steps at a time.
+
+    Args:
+        program: Its schedule reads the step alone (`learns` says so).
+        steps: Of the run.
+        dispatch: No block ends within so many steps.
+        beside: What else is asked of each plan, traced; a pytree of arrays.
+
+    Yields:
+        The first step of a block, its packed plans, and what was asked beside them.
+    """
+    nothing = stats.empty(program.table, program.watch)
+
+    def decide(state: PyTree, step: Int32[Array, ""]) -> tuple[PyTree, Any]:
+        plan, state = program.schedule.update(step, nothing, state)
+        return state, (record.pack_plan(plan, program.table), beside(plan))
+
+    block = jax.jit(lambda state, steps: lax.scan(decide, state, steps))
+    size = max(_BLOCK // dispatch, 1) * dispatch
+    state = program.schedule.init(program.table)
+    for first in range(0, steps, size):
+        # Of one length, for one compilation; what is beyond the end is left out.
+        state, found = block(state, first + jnp.arange(size, dtype=jnp.int32))
+        packed, others = jax.tree.map(lambda x: np.asarray(x)[: steps - first], found)  # noqa: B023 (used at once)
+        yield first, packed, others
 
 
 def learns(schedule: Schedule, nothing: Stats, state: PyTree) -> bool:

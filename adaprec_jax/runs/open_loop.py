@@ -2,20 +2,16 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Float32, Int, Int32, PyTree
+from jaxtyping import Float, Float32, Int
 
 from adaprec_jax import formats, stats
 from adaprec_jax.cost.bitops import step_cost
 from adaprec_jax.native import learns
+from adaprec_jax.native.foresee import plan_blocks
 from adaprec_jax.runs import kinds
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.train import Program, record
-
-_BLOCK = 1000  # steps asked about at a time
 
 
 def decisions(
@@ -54,28 +50,18 @@ def plans(
     Raises:
         InputError: The schedule reads what is measured in training.
     """
-    table, update = program.table, program.schedule.update
+    table = program.table
     nothing = stats.empty(table, program.watch)
-    counted = all(contraction.executions for contraction in table.contractions)
-    state = program.schedule.init(table)
-    if learns(program.schedule, nothing, state):
+    if learns(program.schedule, nothing, program.schedule.init(table)):
         raise kinds.closed(experiment)
-
-    def decide(state: PyTree, step: Int32[Array, ""]) -> tuple[PyTree, tuple[Any, Any]]:
-        plan, state = update(step, nothing, state)
-        packed = record.pack_plan(plan, table)
-        return state, (packed, step_cost(table, plan) if counted else None)
-
-    block = jax.jit(lambda state, steps: lax.scan(decide, state, steps))
+    counted = all(contraction.executions for contraction in table.contractions)
     found: list[tuple[Any, Any, Any]] = []
     last = None
-    for first in range(0, experiment.steps, _BLOCK):
-        # Of one length, for one compilation; what is beyond the end is left out.
-        state, (packed, cost) = block(
-            state, first + jnp.arange(_BLOCK, dtype=jnp.int32)
-        )
-        left = slice(0, experiment.steps - first)
-        packed = np.asarray(packed)[left]
+    for first, packed, cost in plan_blocks(
+        program,
+        steps=experiment.steps,
+        beside=lambda plan: step_cost(table, plan) if counted else None,
+    ):
         moved = np.ones(len(packed), bool)
         moved[1:] = (packed[1:] != packed[:-1]).any(axis=(1, 2, 3))
         moved[0] = last is None or (packed[0] != last).any()
@@ -83,7 +69,7 @@ def plans(
             (
                 first + np.flatnonzero(moved),
                 packed[moved],
-                np.asarray(cost, np.float64)[left][moved] if counted else None,
+                np.asarray(cost, np.float64)[moved] if counted else None,
             )
         )
         last = packed[-1]
