@@ -265,7 +265,7 @@ def test_damaged_plans_are_said(line, fault, run, tmp_path):
 def test_plans_that_are_numbered_wrongly_are_not_counted(run, tmp_path):
     directory = shutil.copytree(run[1], tmp_path / "run")
     path = directory / "metrics.jsonl"
-    path.write_text(re.sub(r'"plan":[0-9.e+-]+', '"plan":-1', path.read_text()))
+    path.write_text(re.sub(r'"plan":[0-9.e+-]+', '"plan":-1.0', path.read_text()))
     with pytest.raises(InputError, match="lacks plans"):
         recorded_cost(directory)
 
