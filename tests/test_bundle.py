@@ -239,6 +239,19 @@ def test_a_bundle_with_other_settings_than_it_says_is_refused(copy, damage, faul
     assert str(refused.value).replace("\n", "").isprintable()
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("metrics.jsonl", '{"step":1,"loss":\n'), ("environment.json", "{}")],
+)
+def test_a_damaged_run_is_said_before_anything_is_trained(copy, file, text):
+    first = sorted((copy / "runs").iterdir())[0]
+    (first / file).write_text(text)
+    listed_anew(copy)
+    study = reproduce.read(copy)
+    with pytest.raises(InputError, match=f"{file} is damaged"):
+        reproduce.jobs(study, study.cells, copy)
+
+
 def test_the_config_of_a_run_cannot_smuggle_in_code(copy, tmp_path, monkeypatch):
     package = tmp_path / "evil_package"
     package.mkdir()

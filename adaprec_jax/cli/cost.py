@@ -145,13 +145,13 @@ def _plot(
         raise InputError("--plot is of runs, not of configs.")
     with drawing():
         from adaprec_jax.report.frontier import figure
+    from adaprec_jax.runs.costing import falls
     from adaprec_jax.runs.frontier import points
 
     found, unit, metric = points(directories, lenses[0], device)
-    falls = "loss" in metric or "bits_per" in metric
     drawn = figure(
         found, x=f"modelled cost by {lenses[0]}, {unit}", y=f"test {metric}",
-        higher_is_better=not falls,
+        higher_is_better=not falls(metric),
     )  # fmt: skip
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,6 @@
 """Kinds of numbers as hardware tells them apart; imports no JAX."""
 
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from adaprec_jax import formats
 from adaprec_jax.formats import Format
@@ -51,29 +49,3 @@ def _float_name(bits: int, *, wide: bool) -> str:
     if bits <= 16:
         return "bfloat16" if wide else "float16"
     return "tf32" if bits <= 19 else "float32"
-
-
-def numbers(packed: np.ndarray) -> list[list[Number]]:
-    """Returns the kind of number of every operand of every row of a packed plan.
-
-    Args:
-        packed: float32 (rows, operands, fields), as `adaprec_jax.train.record` has it.
-    """
-    known: dict[bytes, Number] = {}
-
-    def of(fields: np.ndarray) -> Number:
-        key = fields.tobytes()
-        if key not in known:
-            known[key] = number(_format(fields))
-        return known[key]
-
-    return [[of(fields) for fields in row] for row in np.asarray(packed)]
-
-
-def _format(fields: np.ndarray) -> Format:
-    example: Any = formats.get("float32")
-    typed = (
-        value.astype(np.asarray(field).dtype)
-        for value, field in zip(fields, example, strict=True)
-    )
-    return Format(*typed)

@@ -1,6 +1,6 @@
 """Training on real operands: dtypes by plan, one executable for each set of dtypes."""
 
-from adaprec_jax.native.choose import Choice, choose, kernels_of, native_share
+from adaprec_jax.native.choose import Choice, choose, kernels_of
 from adaprec_jax.native.dispatch import Native, make_native_dispatch
 from adaprec_jax.native.foresee import foresee, learns
 
@@ -12,5 +12,4 @@ __all__ = [
     "kernels_of",
     "learns",
     "make_native_dispatch",
-    "native_share",
 ]

@@ -103,13 +103,3 @@ def kernels_of(choices: Mapping[str, Choice]) -> dict[str, Kernels]:
     True
     """
     return {name: choice.kernels for name, choice in choices.items()}
-
-
-def native_share(choices: Mapping[str, Choice]) -> float:
-    """Returns the share of the products that run natively.
-
-    >>> native_share({"w": Choice(Kernels(Kernel("int8", "int8")), ("", "?", "?"))})
-    0.3333333333333333
-    """
-    kernels = [kernel for choice in choices.values() for kernel in choice.kernels]
-    return sum(not kernel.emulated for kernel in kernels) / max(len(kernels), 1)

@@ -59,7 +59,10 @@ def report(spent: Spent, asked: Asked) -> Tree:
         "phases": _phases(spent),
         "contractions": _contractions(spent, asked),
         "products": _by_product(spent, asked),
-        "not_counted": [*work.unknown, *map(_not_reached, _missed(spent))],
+        "not_counted": [
+            *work.unknown,
+            *map(_not_reached, spent.counted.table.not_reached),
+        ],
     }
     if asked.grid is not None and asked.pue is not None:
         tree["carbon"] = _carbon(spent, asked)
@@ -180,10 +183,6 @@ def _carbon(spent: Spent, asked: Asked) -> Tree:
             )  # fmt: skip
         found["lenses"][lens] = row
     return found
-
-
-def _missed(spent: Spent) -> Sequence[Any]:
-    return spent.counted.table.not_reached
 
 
 def _not_reached(each: Any) -> str:

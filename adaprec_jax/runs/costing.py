@@ -164,9 +164,18 @@ def steps_to(directory: Path, metric: str, target: float) -> int | None:
             f"{directory} has no validation metric {metric!r}; there are "
             f"{', '.join(there) or 'none'}."
         )
-    falls = "loss" in metric or "bits_per" in metric
-    reached = [s for s, v in found.items() if (v <= target if falls else v >= target)]
+    down = falls(metric)
+    reached = [s for s, v in found.items() if (v <= target if down else v >= target)]
     return min(reached, default=None)
+
+
+def falls(metric: str) -> bool:
+    """Returns whether a metric is better the lower it is.
+
+    >>> falls("bits_per_byte"), falls("accuracy")
+    (True, False)
+    """
+    return "loss" in metric or "bits_per" in metric
 
 
 def part(done: Tally, contraction: str | None = None, product: str = "") -> Tally:

@@ -123,11 +123,16 @@ def jobs(study: Study, cells: Sequence[Cell], folder: Path) -> list[list[Cell]]:
         study: All cells.
         cells: Those to be repeated.
         folder: The bundle.
+
+    Raises:
+        InputError: What was published of one is damaged.
     """
     by_id = {cell.run_id: cell for cell in study.cells}
     where = dict(zip(by_id, directories(study, folder / bundle.RUNS), strict=True))
     found: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
+        # It reads all that a comparison will: better now than after hours of training.
+        difference(where[cell.run_id], where[cell.run_id])
         members = store.pack_of(where[cell.run_id]) or (cell.run_id,)
         if not all(member in by_id for member in members):
             members = (cell.run_id,)
