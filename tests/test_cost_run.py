@@ -115,6 +115,25 @@ def test_what_a_run_recorded_costs_what_was_foreseen(run):
     assert energy.value <= outcome.results["arith7_J_high"]
 
 
+def test_a_run_directory_holds_what_the_command_says(run, monkeypatch, capsys):
+    _, directory, _ = run
+    written = json.loads((directory / store.COST).read_text())
+    assert (written.pop("carbon"), written.pop("money")) == (None, None)  # no default
+    _, out, _ = said(monkeypatch, capsys, directory, "--json")
+    assert [written] == json.loads(out)
+    place = ("--device", "h100", "--grid", "FRA", "--pue", "1.5", "--price",
+             "2:USD:2026-11-01", "--lens", "roofline", "--lens", "arith7")  # fmt: skip
+    _, out, _ = said(monkeypatch, capsys, directory, *place, "--json", "--keep")
+    kept = json.loads((directory / store.COST).read_text())
+    assert [kept] == json.loads(out)
+    assert kept["money"]["unit"] == "USD"
+    assert set(kept["carbon"]["lenses"]) == {"roofline", "arith7"}
+    for options in ([directory, "--target", "accuracy=0"], ["digits-int8"]):
+        code, _, fault = said(monkeypatch, capsys, *options, "--keep")
+        assert code == 2
+        assert "--keep" in fault
+
+
 def test_a_target_is_reached_at_the_first_evaluation_that_has_it(run):
     _, directory, _ = run
     assert steps_to(directory, "accuracy", 0.0) == 4

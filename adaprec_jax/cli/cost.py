@@ -90,6 +90,10 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
             metavar="FILE", help="Draw test score against cost, by one --lens."
         ),
     ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Write it into each run's cost.json as well."),
+    ] = False,
     runs: Annotated[
         Path, typer.Option("--runs", metavar="DIR", help="Folder of runs.")
     ] = Path("runs"),
@@ -111,6 +115,8 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
     if settings and all(isinstance(each, Path) for each in meant):
         raise InputError("--set is of configs, and only runs were given.")
     sizes = [] if vary is None else vary.split(",")
+    if keep:
+        _check_kept(meant, goal, plot, vary)
     _check_sizes(meant, sizes)
     if plot is not None:
         _plot(meant, lenses, chosen, plot)
@@ -118,15 +124,32 @@ def cost(  # noqa: PLR0913 (one option for each fact that has no default)
     if sizes:
         _print_grown(meant, sizes, as_json=as_json)
         return
+    from adaprec_jax.runs import cost_report
     from adaprec_jax.runs.cost_report import Asked
 
     asked = Asked(lenses, chosen, place, pue, market, made, asked_price)
     trees = [_tree(each, asked, goal) for each in meant]
+    for each, tree in zip(meant, trees, strict=True):
+        if keep and isinstance(each, Path):
+            cost_report.keep(each, tree)
     if as_json:
         print_json(trees)
         return
     for tree in trees:
         typer.echo("\n".join(_lines(tree, layers=layers)))
+
+
+def _check_kept(
+    meant: Sequence[Experiment | Path],
+    goal: tuple[str, float] | None,
+    plot: Path | None,
+    vary: str | None,
+) -> None:
+    """Refuses to keep what is not the cost of whole runs."""
+    if not all(isinstance(each, Path) for each in meant):
+        raise InputError("--keep writes into the directories of runs, not of configs.")
+    if goal or plot or vary:
+        raise InputError("--keep is of whole runs: not with --target, --plot, --vary.")
 
 
 def _plot(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from adaprec_jax.cost import carbon
@@ -10,6 +11,7 @@ from adaprec_jax.cost.devices import Device
 from adaprec_jax.cost.lenses import DEVICES, TABLES, bound, look
 from adaprec_jax.cost.quantity import Quantity, saving
 from adaprec_jax.cost.tally import Tally
+from adaprec_jax.runs import store
 from adaprec_jax.runs.costing import Spent, part, phase_counts
 
 Tree: TypeAlias = dict[str, Any]
@@ -71,6 +73,19 @@ def report(spent: Spent, asked: Asked) -> Tree:
         tree["money"] = _shown(carbon.spent(time, asked.price))
         tree["price"] = asked.price._asdict()
     return tree
+
+
+def keep(directory: Path, tree: Tree) -> None:
+    """Writes the cost of a run into its directory.
+
+    Carbon and money are there as null where no grid, or no price, was asked for: they
+    have no default.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    known = {"carbon": None, "money": None} | tree
+    store.write_json(directory / store.COST, known)
 
 
 def lenses(asked: Asked) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from adaprec_jax import cost
 from adaprec_jax.contractions.table import forward_macs, macs_shares
 from adaprec_jax.cost.lenses import look
 from adaprec_jax.report import summary
-from adaprec_jax.runs import expected
+from adaprec_jax.runs import cost_report, expected
 from adaprec_jax.runs.build import Built
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.costing import recorded_cost
@@ -62,15 +62,17 @@ def from_metrics(
 def energies(directory: Path) -> dict[str, float]:
     """Returns the modelled energy of a run with its band, where it is known.
 
-    A run that an earlier version began did not record the formats of all its steps.
+    What `adaprec cost` says of the run is written beside it. A run that an earlier
+    version began did not record the formats of all its steps, and gets neither.
     """
     try:
-        done = recorded_cost(directory).done
+        spent = recorded_cost(directory)
     except InputError:
         return {}
+    cost_report.keep(directory, cost_report.report(spent, cost_report.Asked()))
     found: dict[str, float] = {}
     for lens in ("arith7", "arith7_mem"):
-        if (energy := look(lens, done)) is not None:
+        if (energy := look(lens, spent.done)) is not None:
             ends = {"": energy.value, "_low": energy.low, "_high": energy.high}
             found |= {f"{lens}_J{end}": value for end, value in ends.items()}
     return found

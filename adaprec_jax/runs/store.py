@@ -5,6 +5,7 @@
     status.json        how it ended; absent while it runs and after it was killed
     metrics.jsonl      see `adaprec_jax.runs.metrics`
     plans.jsonl        the formats that were in force; see `adaprec_jax.runs.plan_log`
+    cost.json          what `adaprec cost` says of it, once it is over
     checkpoints/       see `adaprec_jax.train.checkpoint`
     log.txt            what was said
     pack.json          the ids of the runs that it trains together with, if it does
@@ -37,6 +38,7 @@ from adaprec_jax.runs.wording import about
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
 METRICS, CHECKPOINTS, LOG = "metrics.jsonl", "checkpoints", "log.txt"
+COST = "cost.json"
 PACK = "pack.json"
 _LOCK = ".lock"
 
