@@ -19,6 +19,7 @@ from adaprec_jax.cli.options import (
     Out,
     Seed,
     Settings,
+    Sinks,
     assignments,
     config_or_run,
     drawing,
@@ -44,7 +45,9 @@ from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.notes import notes
+from adaprec_jax.runs.sinks import with_sinks
 from adaprec_jax.runs.store import Outcome
+from adaprec_jax.runs.trackers.option import chosen
 from adaprec_jax.runs.widths import Widths, rising
 
 if TYPE_CHECKING:  # It imports matplotlib.
@@ -114,11 +117,12 @@ def run(
     *,
     settings: Settings = None,
     seed: Seed = None,
+    sinks: Sinks = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Train, or go on with a run that was interrupted."""
-    experiment = given(config, settings, seed)
+    experiment = with_sinks(given(config, settings, seed), chosen(sinks or ()))
     imports.check(experiment)
     directory = store.locate(out, experiment)
     _tell_if_over(directory, as_json=as_json)
@@ -135,17 +139,19 @@ def run(
 def resume(
     run: Annotated[str, typer.Argument(help="A run's directory, name or id.")],
     *,
+    sinks: Sinks = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run where its last checkpoint is."""
     directory = store.find(run, out)
     store.experiment_of(directory)
+    more = chosen(sinks or ())
     _tell_if_over(directory, as_json=as_json)
     store.check_free(directory)
     from adaprec_jax.runs.run import resume as train
 
-    _tell(directory, train(directory), as_json=as_json)
+    _tell(directory, train(directory, more), as_json=as_json)
 
 
 @app.command()
