@@ -12,6 +12,7 @@ from adaprec_jax.cli.claims import claims
 from adaprec_jax.cli.compare import compare
 from adaprec_jax.cli.compile import compile_step, print_support
 from adaprec_jax.cli.cost import cost
+from adaprec_jax.cli.doctor import doctor
 from adaprec_jax.cli.measure import measure
 from adaprec_jax.cli.options import (
     AsJson,
@@ -78,6 +79,7 @@ app.command()(cost)
 app.command()(claims)
 app.command()(measure)
 app.command()(serve)
+app.command()(doctor)
 
 
 @app.command()
