@@ -12,6 +12,7 @@ from adaprec_jax.cli.claims import claims
 from adaprec_jax.cli.compare import compare
 from adaprec_jax.cli.compile import compile_step, print_support
 from adaprec_jax.cli.cost import cost
+from adaprec_jax.cli.doctor import doctor
 from adaprec_jax.cli.measure import measure
 from adaprec_jax.cli.options import (
     AsJson,
@@ -19,6 +20,7 @@ from adaprec_jax.cli.options import (
     Out,
     Seed,
     Settings,
+    Sinks,
     assignments,
     config_or_run,
     drawing,
@@ -44,7 +46,9 @@ from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError, writing
 from adaprec_jax.runs.load import load
 from adaprec_jax.runs.notes import notes
+from adaprec_jax.runs.sinks import with_sinks
 from adaprec_jax.runs.store import Outcome
+from adaprec_jax.runs.trackers.option import chosen
 from adaprec_jax.runs.widths import Widths, rising
 
 if TYPE_CHECKING:  # It imports matplotlib.
@@ -75,6 +79,7 @@ app.command()(cost)
 app.command()(claims)
 app.command()(measure)
 app.command()(serve)
+app.command()(doctor)
 
 
 @app.command()
@@ -114,11 +119,12 @@ def run(
     *,
     settings: Settings = None,
     seed: Seed = None,
+    sinks: Sinks = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Train, or go on with a run that was interrupted."""
-    experiment = given(config, settings, seed)
+    experiment = with_sinks(given(config, settings, seed), chosen(sinks or ()))
     imports.check(experiment)
     directory = store.locate(out, experiment)
     _tell_if_over(directory, as_json=as_json)
@@ -135,17 +141,19 @@ def run(
 def resume(
     run: Annotated[str, typer.Argument(help="A run's directory, name or id.")],
     *,
+    sinks: Sinks = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run where its last checkpoint is."""
     directory = store.find(run, out)
     store.experiment_of(directory)
+    more = chosen(sinks or ())
     _tell_if_over(directory, as_json=as_json)
     store.check_free(directory)
     from adaprec_jax.runs.run import resume as train
 
-    _tell(directory, train(directory), as_json=as_json)
+    _tell(directory, train(directory, more), as_json=as_json)
 
 
 @app.command()

@@ -23,6 +23,14 @@ Settings: TypeAlias = Annotated[
 Seed: TypeAlias = Annotated[int | None, typer.Option(help="Short for --set seed=N.")]
 Out: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Sinks: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sink",
+        metavar="NAME[:FOLDER]",
+        help="Show the metrics to tensorboard, wandb or mlflow, too; repeatable.",
+    ),
+]
 Named: TypeAlias = Annotated[
     str, typer.Argument(help="The name of a study, or its file.")
 ]

@@ -72,6 +72,19 @@ def append(
             unwritten = unwritten[file.write(unwritten) :]
 
 
+def rows_until(path: Path, step: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yields steps and values, line by line, up to a step; what follows is not read.
+
+    Raises:
+        InputError: A line is damaged.
+    """
+    with path.open("rb") as file:
+        for _, row in _rows(file, path):
+            if row["step"] > step:
+                return
+            yield row.pop("step"), row
+
+
 def read(path: Path) -> dict[str, dict[int, float]]:
     """Returns the values by name and step.
 

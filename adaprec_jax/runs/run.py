@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from adaprec_jax.report import chart
 from adaprec_jax.report.progress import Display, Moment, display
 from adaprec_jax.runs import environment, metrics, plan_log, rows, sinks, store
 from adaprec_jax.runs.build import Built, build
-from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.config import Experiment, ImportedSink
 from adaprec_jax.runs.dispatching import dispatching
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.leaving import cursor, leave
@@ -35,6 +35,7 @@ from adaprec_jax.runs.results import (
     named,
     of_test,
 )
+from adaprec_jax.runs.sinks import with_sinks
 from adaprec_jax.runs.store import Outcome
 from adaprec_jax.tasks import order
 from adaprec_jax.train import (
@@ -72,9 +73,14 @@ def run(experiment: Experiment, *, out: Path) -> Outcome:
     return _run(store.locate(out, experiment), experiment)
 
 
-def resume(directory: Path) -> Outcome:
-    """Goes on with an existing run; as `run`."""
-    return _run(directory, store.experiment_of(directory))
+def resume(directory: Path, sinks: Sequence[ImportedSink] = ()) -> Outcome:
+    """Goes on with an existing run; as `run`.
+
+    Args:
+        directory: Of the run.
+        sinks: Beside those that it began with.
+    """
+    return _run(directory, with_sinks(store.experiment_of(directory), sinks))
 
 
 def _run(directory: Path, experiment: Experiment) -> Outcome:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from adaprec_jax.runs import imports
-from adaprec_jax.runs.config import Experiment
+from adaprec_jax.runs.config import Experiment, ImportedSink
 from adaprec_jax.runs.errors import InputError
 
 
@@ -29,6 +29,12 @@ class Sink(NamedTuple):
 
 
 Write: TypeAlias = Callable[[Sequence[int], Mapping[str, Sequence[float]]], None]
+
+
+def with_sinks(experiment: Experiment, more: Sequence[ImportedSink]) -> Experiment:
+    """Returns the same experiment, shown to more sinks; one is not added twice."""
+    new = tuple(each for each in more if each not in experiment.sinks)
+    return experiment.model_copy(update={"sinks": (*experiment.sinks, *new)})
 
 
 @contextmanager

@@ -126,6 +126,29 @@ def restore(
     return None
 
 
+def damages(directory: Path) -> dict[int, str]:
+    """Returns what is wrong with each checkpoint of a folder, by step; "" if nothing.
+
+    All bytes are read and compared with their digests; no model is needed.
+
+    Args:
+        directory: The folder; it need not exist.
+    """
+    found: dict[int, str] = {}
+    if not directory.is_dir():
+        return found
+    with _quiet():
+        manager = _manager(directory, read_only=True)
+        with contextlib.closing(manager):
+            for step in sorted(manager.all_steps()):
+                try:
+                    _read(manager, step, None)
+                    found[step] = ""
+                except Exception as error:  # whatever reading broken files may raise
+                    found[step] = _summary(error)
+    return found
+
+
 def _manager(directory: Path, *, read_only: bool, keep: int | None = None) -> Any:
     import orbax.checkpoint as ocp  # Slow to import.
 
@@ -165,8 +188,10 @@ def _check_space(directory: Path, arrays: Arrays) -> None:
         raise OSError(errno.ENOSPC, f"{free:,} bytes are free, {needed:,} needed")
 
 
-def _read(manager: Any, step: int, wanted: dict[str, Leaf]) -> Arrays:
+def _read(manager: Any, step: int, wanted: dict[str, Leaf] | None) -> Arrays:
     """Returns the arrays of a checkpoint, checked before and after reading.
+
+    Without a template (None) nothing is compared before.
 
     Raises:
         CheckpointError: It is of another model.
@@ -176,7 +201,7 @@ def _read(manager: Any, step: int, wanted: dict[str, Leaf]) -> Arrays:
 
     item = manager.restore(step, args=ocp.args.Composite(guard=ocp.args.JsonRestore()))
     stored, digests = guard.read_manifest(item["guard"])
-    if difference := guard.first_difference(stored, wanted):
+    if wanted and (difference := guard.first_difference(stored, wanted)):
         raise CheckpointError(
             f"The checkpoint of step {step} is of another model or dtype: {difference}."
         )
