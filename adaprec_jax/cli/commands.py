@@ -12,6 +12,7 @@ from adaprec_jax.cli.claims import claims
 from adaprec_jax.cli.compare import compare
 from adaprec_jax.cli.compile import compile_step, print_support
 from adaprec_jax.cli.cost import cost
+from adaprec_jax.cli.fork import fork
 from adaprec_jax.cli.measure import measure
 from adaprec_jax.cli.options import (
     AsJson,
@@ -75,6 +76,7 @@ app.command()(cost)
 app.command()(claims)
 app.command()(measure)
 app.command()(serve)
+app.command()(fork)
 
 
 @app.command()
