@@ -89,7 +89,11 @@ def test_huge_tiny_and_bad_numbers():
 
 @pytest.mark.parametrize("inner", [current(), delayed(3), blockwise(4)])
 def test_it_keeps_the_contract_of_recipes(inner):
-    check_recipe(noise(inner), key=jax.random.key(0))
+    made = noise(inner)
+    # As contractions call it; without, the sum of squares has another last digit.
+    static = ("axes", "axis_names", "use") if made.per_product else ("axes",)
+    jitted = jax.jit(made.round, static_argnames=static)
+    check_recipe(made._replace(round=jitted), key=jax.random.key(0))
 
 
 def test_tensors_of_a_batch_have_each_their_own_noise():
@@ -98,7 +102,8 @@ def test_tensors_of_a_batch_have_each_their_own_noise():
     one = functools.partial(noise(current()).round, axes=(0,))
     together = jax.jit(jax.vmap(lambda x, key: one(x, INT4, (), key=key)[0]))(x, keys)
     for row, key, got in zip(x, keys, together, strict=True):
-        np.testing.assert_allclose(got, one(row, INT4, (), key=key)[0], rtol=1e-5)
+        alone = one(row, INT4, (), key=key)[0]
+        np.testing.assert_allclose(got, alone, rtol=1e-5, atol=1e-4)
     spread = np.std(np.asarray(together - x), axis=1)
     wanted = [np.sqrt(np.mean(error_of(row) ** 2)) for row in x]
     np.testing.assert_allclose(spread, wanted, rtol=0.05)
