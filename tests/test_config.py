@@ -596,6 +596,7 @@ def test_a_config_that_is_not_there_is_one_sentence(name, tmp_path):
         (config.WAGEScaling, scaling.wage, {"role"}),
         (config.SWALPScaling, scaling.swalp, set()),
         (config.MuPPETScaling, scaling.muppet, set()),
+        (config.NoiseScaling, scaling.noise, set()),
     ],
 )
 def test_settings_are_called_like_the_arguments_they_become(

@@ -15,7 +15,7 @@ from adaprec_jax.runs.load import load
 from adaprec_jax.runs.overrides import apply
 from adaprec_jax.runs.run import run
 from adaprec_jax.studies.columns import column
-from adaprec_jax.studies.controls import controls, roles
+from adaprec_jax.studies.controls import controls, of_sweep, roles
 from adaprec_jax.studies.replay import decisions, with_replays
 from adaprec_jax.studies.results import gathered
 from adaprec_jax.studies.split import HEADLINE, split
@@ -81,7 +81,7 @@ def test_controls_of_several_schedules_hold_each_run_once():
     cyclic = load("digits-cyclic-lr")
     both = controls([CPT, cyclic])
     # The static ones are the same, and so is the mixture of nearly equal cost.
-    assert len(both) == len(controls(CPT)) + 3
+    assert len(both) == len(controls(CPT)) + 4
     (mixture,) = (each for each in both if each.name.endswith("mixture"))
     assert [role.of for role in roles(mixture.tags)] == [CPT.name, cyclic.name]
     assert len(study_of(both, "x").cells) == len(both)
@@ -189,8 +189,17 @@ def test_the_headline_is_the_difference_from_static_formats_of_equal_cost(
     assert headline.estimate == pytest.approx(gap.mean())
     assert headline.p == pytest.approx(stats.ttest_1samp(gap, 0).pvalue)
     assert [part.name for part in found.parts] == [
-        HEADLINE, "bits", "timing", "not rising", "not falling", "regularisation",
+        HEADLINE, "bits", "regularisation by noise", "timing", "not rising",
+        "not falling", "regularisation", "structure",
     ]  # fmt: skip
+    noise = values["digits-cpt-noise"]
+    assert parts["structure"].difference.estimate == pytest.approx(
+        (values["digits-cpt"] - noise).mean()
+    )
+    two = ("structure", "regularisation by noise")
+    assert sum(parts[name].difference.estimate for name in two) == pytest.approx(
+        headline.estimate
+    )
     timing = values["digits-cpt"] - values["digits-cpt-permuted"]
     assert parts["timing"].difference.estimate == pytest.approx(timing.mean())
     assert parts["timing"].answer == "better"
@@ -221,3 +230,31 @@ def test_the_shares_that_a_mixture_is_made_of_are_those_of_the_network():
     assert course.cost[0] == pytest.approx(
         np.dot(shares, a * w + g * w + g * a) / (3 * 32**2)
     )
+
+
+def test_noise_has_the_formats_of_the_schedule_and_no_rounding():
+    noise = by_kind(CPT)["noise"]
+    np.testing.assert_array_equal(steps_of(noise), steps_of(CPT))
+    assert {recipe.kind for _, recipe in noise.scaling} == {"noise"}
+    assert noise.scaling.weight.recipe == CPT.scaling.weight
+    assert by_kind(noise)["noise"].scaling == noise.scaling  # no noise of noise
+
+
+def test_controls_of_a_sweep_have_its_seeds_and_an_order_for_each():
+    arms = [load("digits-int5"), CPT]
+    sweep = [apply(e, [f"seed={seed}"]) for e in arms for seed in (3, 5)]
+    more = of_sweep(sweep)
+    assert [e.name for e in more[:4]] == [e.name for e in sweep]
+    kinds = {role.control for each in more for role in roles(each.tags)}
+    assert kinds == {"static", "mixture", "permuted", "rising", "falling", "noise"}
+    permuted = [e for e in more if e.name.endswith("permuted")]
+    assert [(e.seed, e.schedule.shuffle_seed) for e in permuted] == [(3, 3), (5, 5)]
+    # int5 was there; now it says that it is a control, too.
+    assert [role.control for role in roles(more[0].tags)] == ["static"]
+    assert len({cell.arm for cell in study_of(more, "x").cells}) == len(more) / 2
+    few = of_sweep(sweep, ["noise"])
+    assert [e.name for e in few[4:]] == ["digits-cpt-noise"] * 2
+    with pytest.raises(InputError, match="Unknown control 'nois'; did you mean"):
+        of_sweep(sweep, ["nois"])
+    with pytest.raises(InputError, match="No schedule of the sweep changes"):
+        of_sweep(sweep[:2])

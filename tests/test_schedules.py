@@ -23,6 +23,7 @@ from adaprec_jax.precision import SharedPrecision, separate
 from adaprec_jax.schedules import (
     Schedule,
     by_bottleneck,
+    changed,
     clip,
     constant,
     cpt,
@@ -105,11 +106,19 @@ SCHEDULES = {
         ),
         {3, 4, 5, 6, 7, 8, 16},
     ),
+    "changed": Member(
+        changed(
+            CONTROLLER(), "Block/**@1:", {"weight": formats.integer(7)}, start=2, end=9
+        ),
+        {3, 4, 5, 6, 7, 8},
+    ),
     "clip": Member(clip(CONTROLLER(), min_bits=4, max_bits=5), {4, 5}),
     "delay": Member(delay(CONTROLLER(), 3), {3, 4, 5, 6, 8}),
     "hold": Member(hold(CONTROLLER(), 4), {3, 4, 5, 6, 8}),
 }
-CLOSED_LOOP = ("two_threshold", "join", "per_layer", "clip", "delay", "hold")
+CLOSED_LOOP = (
+    "two_threshold", "join", "per_layer", "changed", "clip", "delay", "hold",
+)  # fmt: skip
 # The ten cyclic ones differ in their tables alone.
 each_schedule = pytest.mark.parametrize(
     "name",

@@ -8,10 +8,12 @@ import pytest
 from adaprec_jax.cli import main
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.load import load
+from adaprec_jax.runs.overrides import apply
 from adaprec_jax.runs.store import Outcome
 from adaprec_jax.studies.search import (
     Search,
     Trial,
+    check_elsewhere,
     front,
     front_study,
     search,
@@ -56,6 +58,37 @@ def test_what_is_found_is_trained_with_seeds_that_the_search_did_not_see():
     assert [cell.seed for cell in study.cells] == [1, 2, 3]
     with pytest.raises(InputError, match="No trial of the search had a result"):
         front_study(WHAT, [], "digits-front", 3)
+
+
+def test_what_is_found_is_confirmed_on_a_task_that_the_search_did_not_see():
+    found = apply(BASE, ["schedule.min_bits=5", "schedule.max_bits=5"])
+    other = apply(load("fashion-mnist-cpt"), ["seed=4", "schedule.cycles=4"])
+    trials = [Trial(found, 0.9, 0.5, 100, is_new=True),
+              Trial(BASE, 0.8, 0.4, 100, is_new=True)]  # fmt: skip
+    study = front_study(WHAT, trials, "digits-front", 2, other)
+    tried = [(c.experiment.task.kind, c.seed, c.experiment.schedule.min_bits,
+              c.experiment.schedule.cycles) for c in study.cells]  # fmt: skip
+    cycles = BASE.schedule.cycles
+    assert cycles != 4
+    bits = BASE.schedule.min_bits
+    # The searched base is a member of the front itself, and is there once; the other
+    # task has its own settings, those of the base, and those that were found.
+    assert tried == [
+        ("digits", 5, bits, cycles), ("digits", 6, bits, cycles),
+        ("digits", 5, 5, cycles), ("digits", 6, 5, cycles),
+        ("fashion_mnist", 5, bits, 4), ("fashion_mnist", 6, bits, 4),
+        ("fashion_mnist", 5, bits, cycles), ("fashion_mnist", 6, bits, cycles),
+        ("fashion_mnist", 5, 5, cycles), ("fashion_mnist", 6, 5, cycles),
+    ]  # fmt: skip
+    assert study.cells[-1].experiment.model == other.model  # nothing else was moved
+
+
+def test_a_task_that_cannot_confirm_is_one_sentence():
+    with pytest.raises(InputError, match="must be confirmed on another"):
+        check_elsewhere(WHAT, load("digits-int8"))
+    with pytest.raises(InputError, match=r"schedule\.min_bits"):
+        check_elsewhere(WHAT, load("fashion-mnist-int8"))
+    check_elsewhere(WHAT, load("fashion-mnist-cpt"))
 
 
 def test_a_search_without_optuna_is_one_sentence(monkeypatch):

@@ -13,6 +13,7 @@ from adaprec_jax.cli.compare import compare
 from adaprec_jax.cli.compile import compile_step, print_support
 from adaprec_jax.cli.cost import cost
 from adaprec_jax.cli.doctor import doctor
+from adaprec_jax.cli.fork import fork
 from adaprec_jax.cli.measure import measure
 from adaprec_jax.cli.options import (
     AsJson,
@@ -80,6 +81,7 @@ app.command()(claims)
 app.command()(measure)
 app.command()(serve)
 app.command()(doctor)
+app.command()(fork)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from adaprec_jax.cli.options import AsJson, Out, print_json
 from adaprec_jax.display import text_table
 from adaprec_jax.runs import imports, overrides, store
 from adaprec_jax.runs.config import Experiment
-from adaprec_jax.runs.load import load_function
+from adaprec_jax.runs.load import load, load_function
 from adaprec_jax.runs.store import Outcome
 from adaprec_jax.studies import local, search as searching
 from adaprec_jax.studies.search import Search
@@ -29,12 +29,24 @@ def search(
     confirm: Annotated[
         int, typer.Option(min=1, help="Seeds of the study of what is found.")
     ] = 10,
+    confirm_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONFIG",
+            help="Another task, on which that study has what is found, too.",
+        ),
+    ] = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """Search the settings of a schedule for accuracy at low cost."""
     name, what = load_function(config, "search", Search)
     imports.check(what.base)
+    other = None
+    if confirm_on is not None:
+        other = load(confirm_on)
+        imports.check(other)
+        searching.check_elsewhere(what, other)
     store.check_writable(out)
 
     def train(experiment: Experiment) -> Outcome:
@@ -44,7 +56,7 @@ def search(
     for trial in searching.search(what, trials, seed, train):
         found.append(trial)
         typer.echo(f"{len(found)}/{trials} {_said(trial)}", err=True)
-    study = searching.front_study(what, found, f"{name}-front", confirm)
+    study = searching.front_study(what, found, f"{name}-front", confirm, other)
     save(study, out)
     best, cost = searching.front(found), searching.spent(found)
     count = sum(each.is_new for each in found)
@@ -61,9 +73,10 @@ def search(
         (_chosen(what, each), f"{each.metric:.4g}", f"{each.cost:.4g}") for each in best
     ]
     typer.echo(text_table(("settings", what.metric, "cost"), table))
+    where = f", and the task of {other.name}, which" if other else ", which"
     typer.echo(
         f"\nthe best of {count} runs, which took as many bit operations as {cost:,.0f} "
-        "steps in float32\nseeds that the search did not see, which alone say whether "
+        f"steps in float32\nseeds that the search did not see{where} alone say whether "
         f"it holds:\n  adaprec retry {study.name} --out {out}"
     )
 

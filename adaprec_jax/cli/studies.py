@@ -16,6 +16,7 @@ from adaprec_jax.runs import imports, overrides, store
 from adaprec_jax.runs.load import load_sweep
 from adaprec_jax.runs.store import State
 from adaprec_jax.studies import local, ray_engine, slurm_engine, states
+from adaprec_jax.studies.controls import of_sweep
 from adaprec_jax.studies.following import Follower
 from adaprec_jax.studies.packs import packs
 from adaprec_jax.studies.price import Price, price
@@ -70,6 +71,13 @@ def sweep(  # noqa: PLR0913 (one option for each thing to choose)
             "--set", metavar="PATH=VALUE", help="Replace a setting of every run."
         ),
     ] = None,
+    controls: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Add the controls of each schedule: all, or some as noise,permuted.",
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Of the study; the file's name if left out.")
     ] = None,
@@ -88,6 +96,8 @@ def sweep(  # noqa: PLR0913 (one option for each thing to choose)
     experiments = [overrides.apply(each, settings or []) for each in experiments]
     for each in {each.name: each for each in experiments}.values():
         imports.check(each)
+    if controls is not None:
+        experiments = of_sweep(experiments, [c.strip() for c in controls.split(",")])
     study = study_of(experiments, name or of_file)
     if dry_run:
         counted = price(study, out, packed=packed)
@@ -126,7 +136,7 @@ def status(study: Named, *, out: Out = Path("runs"), as_json: AsJson = False) ->
     """Tell how many runs of a study are done, and which are missing and why."""
     loaded = load_study(study, out)
     found = states.look(loaded, out)
-    print_json(_tree(loaded, found)) if as_json else typer.echo(_told(loaded, found))
+    print_json(tree_of(loaded, found)) if as_json else typer.echo(told(loaded, found))
 
 
 def _tell_of_others(study: Study, out: Path) -> None:
@@ -155,6 +165,11 @@ def _place(engine: str, address: str | None, workers: int) -> Place:
         return lambda packs, where, out, hooks: slurm_engine.train(
             packs, out, workers, address, hooks
         )
+    return on_this_machine(workers)
+
+
+def on_this_machine(workers: int) -> Place:
+    """Returns what trains packs here, so many at a time."""
     return lambda packs, where, out, hooks: local.train(
         packs, where, out, workers, hooks
     )
@@ -170,6 +185,29 @@ def _train(
     as_json: bool,
 ) -> NoReturn:
     """Trains the cells in the wanted states, tells what came of all, and exits."""
+    found, faults = trained(study, out, wanted, place, packed=packed)
+    if as_json:
+        print_json(tree_of(study, found, faults))
+    else:
+        typer.echo(told(study, found, faults))
+    raise typer.Exit(exit_code(found, faults))
+
+
+def trained(
+    study: Study, out: Path, wanted: Sequence[str], place: Place, *, packed: bool
+) -> tuple[list[Found], dict[str, str]]:
+    """Trains the cells of a study in the wanted states.
+
+    Args:
+        study: The study.
+        out: The folder of runs.
+        wanted: Which states.
+        place: What trains them.
+        packed: Whether runs that can train together will.
+
+    Returns:
+        What came of all cells, and why some could not begin or go on.
+    """
     before = states.look(study, out)
     missing = [each for each in before if each.state in wanted]
     jobs = packs(missing) if packed else [[each.cell] for each in missing]
@@ -178,16 +216,16 @@ def _train(
     if missing:
         with _following(where, len(missing)) as hooks:
             faults = place(jobs, where, out, hooks)
-    found = states.look(study, out)
+    return states.look(study, out), faults
+
+
+def exit_code(found: Sequence[Found], faults: dict[str, str]) -> int:
+    """Returns the exit code that says what came of a study."""
     counts = states.count(found)
-    if as_json:
-        print_json(_tree(study, found, faults))
-    else:
-        typer.echo(_told(study, found, faults))
-    unfinished = counts["interrupted"] + counts["new"] - len(faults)
     if faults or counts["failed"]:
-        raise typer.Exit(FAILED)
-    raise typer.Exit(STOPPED if unfinished > 0 else 0)
+        return FAILED
+    unfinished = counts["interrupted"] + counts["new"] - len(faults)
+    return STOPPED if unfinished > 0 else 0
 
 
 @contextlib.contextmanager
@@ -242,7 +280,7 @@ def _end(found: Found) -> str:
     return f"{found.outcome.state} after {found.outcome.step} steps{message}"
 
 
-def _told(study: Study, found: Sequence[Found], faults: dict[str, str] = {}) -> str:  # noqa: B006 (read only)
+def told(study: Study, found: Sequence[Found], faults: dict[str, str] = {}) -> str:  # noqa: B006 (read only)
     """Returns the states of a study as text."""
     counted = states.count(found)
     shown: list[State] = [state for state in states.STATES if counted[state]]
@@ -269,9 +307,10 @@ def _word(state: State) -> str:
     return "missing" if state == "new" else state
 
 
-def _tree(
+def tree_of(
     study: Study, found: Sequence[Found], faults: dict[str, str] | None = None
 ) -> dict[str, Any]:
+    """Returns the states of a study as JSON values."""
     counts = states.count(found)
     return {
         "study": study.name,

@@ -92,7 +92,7 @@ def split_lines(splits: Sequence[Split]) -> list[str]:
         rows = [
             [
                 part.name, f"{part.difference.estimate + 0.0:+.4g}",
-                _ends(part.difference.low, part.difference.high), _p(part.p),
+                ends(part.difference.low, part.difference.high), chance(part.p),
                 part.answer,
                 number(part.visible if part.answer == "inconclusive" else None),
                 part.of,
@@ -113,7 +113,7 @@ def span(interval: inference.Interval) -> str:
     >>> span(inference.Interval(0.5, 0.25, 0.75))
     '0.5 [0.25, 0.75]'
     """
-    return f"{number(interval.estimate)} {_ends(interval.low, interval.high)}"
+    return f"{number(interval.estimate)} {ends(interval.low, interval.high)}"
 
 
 def number(value: float | None) -> str:
@@ -150,7 +150,7 @@ def _row(
 ) -> list[str]:
     cost = "" if math.isnan(summary.cost) else f"{summary.cost:.4f}"
     row = [summary.arm, number(summary.mean.estimate)]
-    row += [_ends(summary.mean.low, summary.mean.high), cost]
+    row += [ends(summary.mean.low, summary.mean.high), cost]
     mine = best.get((summary.column, summary.arm))
     last = number(mine.best.value) if mine else ""
     if verdict is None:
@@ -159,8 +159,8 @@ def _row(
     unsure = verdict.answer == "inconclusive"
     visible = verdict.visible if unsure else None
     return [
-        *row, f"{gap.estimate + 0.0:+.4g}", _ends(gap.low, gap.high), _p(verdict.p),
-        _p(verdict.p_within), verdict.answer, number(visible),
+        *row, f"{gap.estimate + 0.0:+.4g}", ends(gap.low, gap.high), chance(verdict.p),
+        chance(verdict.p_within), verdict.answer, number(visible),
         "" if gap.correlation is None else f"{gap.correlation:.2f}", last,
     ]  # fmt: skip
 
@@ -179,13 +179,23 @@ def _asides(found: Comparison, each: Column) -> Iterable[str]:
             yield f"{verdict.arm}: {verdict.note}."
 
 
-def _ends(low: float, high: float) -> str:
+def ends(low: float, high: float) -> str:
+    """Returns an interval, "unknown" for all numbers.
+
+    >>> ends(-0.5, 0.25)
+    '[-0.5, 0.25]'
+    """
     if low == -math.inf and high == math.inf:
         return "unknown"
     return f"[{number(low)}, {number(high)}]"
 
 
-def _p(value: float | None) -> str:
+def chance(value: float | None) -> str:
+    """Returns a p-value, "" for none.
+
+    >>> chance(0.00001)
+    '<.0001'
+    """
     if value is None:
         return ""
     return "<.0001" if value < 1e-4 else f"{value:.4f}"

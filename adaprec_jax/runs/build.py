@@ -269,16 +269,29 @@ def make_schedule(
             return schedules.adaptive_loss_scale(**fields)
         case config.ImportedSchedule():
             return imports.make(Schedule, settings, steps=steps)
-        case config.PerLayer(rules=rules, default=default):
-            by_pattern = {
-                rule.pattern: make_schedule(rule.schedule, steps, decay)
-                for rule in rules
-            }
-            last = make_schedule(default, steps, decay)
-            return schedules.per_layer(by_pattern, last)
+        case config.PerLayer() | config.Forked():
+            return _made_of(settings, lambda own: make_schedule(own, steps, decay))
     starts = expected.pieces(settings, steps, decay)
     (_, *boundaries), entries = zip(*starts.items(), strict=True)
     return schedules.piecewise(boundaries, entries)
+
+
+def _made_of(
+    settings: config.PerLayer | config.Forked,
+    make: Callable[[config.Schedule], Schedule],
+) -> Schedule:
+    """Returns a schedule that is made of others."""
+    if isinstance(settings, config.PerLayer):
+        by_pattern = {rule.pattern: make(rule.schedule) for rule in settings.rules}
+        return schedules.per_layer(by_pattern, make(settings.default))
+    schedule, change = make(settings.schedule), settings.change
+    if change is None:  # A change of no steps leaves the schedule as it was.
+        return schedules.changed(schedule, "**", {}, start=0, end=0)
+    named = change.model_dump(include=set(Recipes._fields), exclude_none=True)
+    entry = {role: format_names.parse(name) for role, name in named.items()}
+    return schedules.changed(
+        schedule, change.layers, entry, start=change.start, end=change.end
+    )
 
 
 def _entries(settings: config.Schedule) -> dict[str, Entry]:
@@ -473,6 +486,8 @@ def make_recipe(settings: config.Recipe, role: str = "activation") -> Recipe:
     """
     if isinstance(settings, config.Imported):
         made = imports.make(Recipe, settings)
+    elif isinstance(settings, config.NoiseScaling):
+        return scaling.noise(make_recipe(settings.recipe, role), settings.distribution)
     else:
         make = {
             "none": scaling.none,

@@ -42,6 +42,7 @@ from adaprec_jax.runs.config import (
     Deficit,
     Experiment,
     Float32,
+    Forked,
     Formats,
     FP8LMMoments,
     ImportedSchedule,
@@ -258,6 +259,8 @@ def changes(schedule: Schedule, steps: int, decay: int | None = None) -> str:
             return f"{_names(entry(low))} or {_names(entry(high))} by update ratio"
         case ImportedSchedule(target=target):
             return f"by {target}"
+        case Forked(parent=parent, step=step):
+            return f"as run {parent} to step {step}, then forked"
     if said := _by_tensors(schedule):
         return said
     if learned := _by_what_it_sees(schedule):

@@ -20,6 +20,8 @@ from adaprec_jax.runs.config import (
 )
 from adaprec_jax.tasks import pinned
 
+_NOT_DECIDING = ("name", "tags", "sinks", "keep_checkpoints")
+
 
 def run_id(experiment: Experiment) -> str:
     """Returns the id of the run: 12 hexadecimal digits.
@@ -35,13 +37,14 @@ def run_id(experiment: Experiment) -> str:
 def deciding(experiment: Experiment) -> dict[str, Any]:
     """Returns the settings that decide the outcome, as JSON values.
 
-    Left out are the name, the tags, the sinks and the folder that the data lies in.
+    Left out are the name, the tags, the sinks, how many checkpoints stay and the folder
+    that the data lies in.
     What comes from somebody's own package is joined by its version and the digest of
     its source.
     """
     tree = experiment.model_dump(
         mode="json",
-        exclude={"name": True, "tags": True, "sinks": True, "task": {"folder": True}},
+        exclude=dict.fromkeys(_NOT_DECIDING, True) | {"task": {"folder": True}},
     )
     own = experiment.model_copy(update={"sinks": ()})
     origins = {target: imports.origin(target) for target in imports.targets(own)}

@@ -162,7 +162,9 @@ def _train(
     with (
         metrics.start(path, start, experiment.log_every) as file,
         sinks.opened(experiment, directory, start, shown.say) as show,
-        saving(directory / store.CHECKPOINTS, start) as save,
+        saving(
+            directory / store.CHECKPOINTS, start, keep=experiment.keep_checkpoints
+        ) as save,
         dispatching(experiment, built.program, state, mesh) as (dispatch, taken),
         stoppable() as stop,
     ):

@@ -357,7 +357,10 @@ def _opened(
             files[k] = opened.enter_context(
                 metrics.start(path / store.METRICS, start, every)
             )
-            saves[k] = opened.enter_context(saving(path / store.CHECKPOINTS, start))
+            keep = member.experiment.keep_checkpoints
+            saves[k] = opened.enter_context(
+                saving(path / store.CHECKPOINTS, start, keep=keep)
+            )
     return files, saves
 
 

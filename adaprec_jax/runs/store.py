@@ -161,6 +161,13 @@ def pack_of(directory: Path) -> tuple[str, ...]:
     return _read(path, _Pack).members if path.is_file() else ()
 
 
+def checkpoints_of(directory: Path) -> list[int]:
+    """Returns the steps of which a run has a checkpoint, rising."""
+    folder = directory / CHECKPOINTS
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
 def is_over(state: State) -> bool:
     """Returns whether nothing is left to do: divergence is a result, too."""
     return state in ("done", "diverged")

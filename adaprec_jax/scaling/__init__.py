@@ -16,6 +16,7 @@ from adaprec_jax.scaling.dorefa import dorefa
 from adaprec_jax.scaling.hadamard import hadamard, rotated
 from adaprec_jax.scaling.muppet import muppet
 from adaprec_jax.scaling.mx import mx
+from adaprec_jax.scaling.noise import noise
 from adaprec_jax.scaling.nvfp4 import nvfp4
 from adaprec_jax.scaling.per_tensor import (
     DelayedState,
@@ -50,6 +51,7 @@ __all__ = [
     "muppet",
     "mx",
     "mxfp8_recipes",
+    "noise",
     "none",
     "nvfp4",
     "nvfp4_recipes",

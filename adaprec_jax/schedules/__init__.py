@@ -11,6 +11,7 @@ from adaprec_jax.schedules.adaptive_loss_scale import adaptive_loss_scale
 from adaprec_jax.schedules.ampa import ampa
 from adaprec_jax.schedules.apt import apt
 from adaprec_jax.schedules.by_bottleneck import by_bottleneck
+from adaprec_jax.schedules.changed import changed
 from adaprec_jax.schedules.combinators import (
     around,
     clip,
@@ -63,6 +64,7 @@ __all__ = [
     "around",
     "bits",
     "by_bottleneck",
+    "changed",
     "clip",
     "constant",
     "cpt",

@@ -19,11 +19,13 @@ from adaprec_jax.runs.config import (
     Constant,
     Experiment,
     Float32,
+    NoiseScaling,
+    Scaling,
     Schedule,
     SharedFormats,
     ShuffledCPT,
 )
-from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.errors import InputError, suggest
 from adaprec_jax.studies.mixture import static_mixture
 from adaprec_jax.studies.pieces import (
     Piece,
@@ -36,11 +38,13 @@ from adaprec_jax.studies.pieces import (
 )
 
 Control: TypeAlias = Literal[
-    "static", "mixture", "permuted", "rising", "falling", "replayed", "exchanged"
-]
+    "static", "mixture", "permuted", "rising", "falling", "noise", "replayed",
+    "exchanged",
+]  # fmt: skip
 
 _CONTROLS: tuple[Control, ...] = get_args(Control)
 _TAG = "control"
+_ROLES = ("activation", "weight", "gradient")
 _BITS = range(2, 9)  # tried where a schedule does not say its own
 _LONGEST = 64  # characters of a name
 
@@ -66,11 +70,13 @@ def controls(
       experiment's seed, the cheapest first, the dearest first; of a schedule that
       depends on the step alone.
 
-    Noise of the same size without the structure of rounding is not among them: no
-    recipe adds such noise.
+    - noise: the same formats at the same steps, but noise as large as their rounding
+      error in the place of rounding (`adaprec_jax.scaling.noise`); of a schedule that
+      depends on the step alone.
 
     A closed loop decides its formats while it trains, so that its controls in time need
-    its run: see `studies.replay`.
+    its run: see `studies.replay`. With noise it would decide otherwise; it has no such
+    control.
 
     Args:
         experiments: One or several, with any seed; all else is kept, the steps and the
@@ -85,7 +91,7 @@ def controls(
     >>> [each.name for each in controls(load("digits-cpt"))][3:]
     ['digits-cpt-static6', 'digits-cpt-static7', 'digits-cpt-static8',
      'digits-cpt-mixture', 'digits-cpt-permuted', 'digits-cpt-rising',
-     'digits-cpt-falling']
+     'digits-cpt-falling', 'digits-cpt-noise']
     """
     if isinstance(experiments, Experiment):
         return _controls(experiments, cost)
@@ -134,7 +140,73 @@ def _controls(experiment: Experiment, cost: float | None) -> list[Experiment]:
         ordered = sorted(pieces, key=lambda piece: cost_of(piece.formats))
         found.append(as_control(experiment, "rising", piecewise(ordered)))
         found.append(as_control(experiment, "falling", piecewise(ordered[::-1])))
+        found.append(with_noise(as_control(experiment, "noise", schedule)))
     return found
+
+
+def with_noise(experiment: Experiment) -> Experiment:
+    """Returns an experiment with noise in the place of rounding, of the same size."""
+    own = {role: getattr(experiment.scaling, role) for role in _ROLES}
+    noisy = {
+        role: recipe
+        if isinstance(recipe, NoiseScaling)
+        else NoiseScaling(recipe=recipe)
+        for role, recipe in own.items()
+    }
+    return experiment.model_copy(update={"scaling": Scaling(**noisy)})
+
+
+def of_sweep(
+    experiments: Sequence[Experiment], wanted: Sequence[str] = ("all",)
+) -> list[Experiment]:
+    """Returns a sweep with the controls of each schedule in it that changes formats.
+
+    Each control has the seeds of its schedule. What is permuted has an order of its own
+    for each seed where the settings of the schedule say one, as those of `cpt` do, else
+    the same order for all.
+
+    Args:
+        experiments: What `sweep()` returned.
+        wanted: Names of controls, or `all`.
+
+    Raises:
+        InputError: There is no such control, no schedule changes its formats, or one of
+            them has no controls.
+    """
+    known = [each for each in _CONTROLS if each not in ("replayed", "exchanged")]
+    if unknown := [each for each in wanted if each not in (*known, "all")]:
+        raise InputError(
+            f"Unknown control {unknown[0]!r}; {suggest(unknown[0], known)}"
+        )
+    groups: dict[str, list[Experiment]] = {}
+    for each in experiments:
+        if not isinstance(each.schedule, Float32 | Constant) and not roles(each.tags):
+            alike = each.model_dump_json(exclude={"seed"})
+            groups.setdefault(alike, []).append(each)
+    if not groups:
+        raise InputError("No schedule of the sweep changes its formats.")
+    found = {identity.run_id(each): each for each in experiments}
+    for group in groups.values():
+        for control in _controls(group[0], None):
+            (role,) = roles(control.tags)
+            if "all" not in wanted and role.control not in wanted:
+                continue
+            for seed in (each.seed for each in group):
+                own = _seeded(control, seed)
+                run_id = identity.run_id(own)
+                if there := found.get(run_id):
+                    tag = f"{_TAG}:{role.control}:{role.of}"
+                    own = there.model_copy(update={"tags": (*there.tags, tag)})
+                found[run_id] = own
+    return [*found.values()]
+
+
+def _seeded(control: Experiment, seed: int) -> Experiment:
+    """Returns a control with another seed, and the order of that seed."""
+    schedule = control.schedule
+    if isinstance(schedule, ShuffledCPT):
+        schedule = schedule.model_copy(update={"shuffle_seed": seed})
+    return control.model_copy(update={"seed": seed, "schedule": schedule})
 
 
 def roles(tags: Sequence[str]) -> tuple[Role, ...]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from adaprec_jax.runs import store
+from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.leaving import leave
 from adaprec_jax.studies import worker
 from adaprec_jax.studies.study import Cell
@@ -108,6 +109,25 @@ def train(
     return queue.faults
 
 
+def obey(line: str) -> None:
+    """Has a process of its own do what a line says, and waits for it.
+
+    What needs JAX for a moment must not keep a device from those that train.
+
+    Args:
+        line: What `worker.order_branches` returned.
+
+    Raises:
+        InputError: It could not; what the process said.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = _begun(line, errors, 1)
+        code = process.wait()
+        _close(process)
+        if code:
+            raise InputError(_last_line(errors))
+
+
 def _end(queue: _Queue, done: _Worker, hooks: Hooks, *, stopped: bool) -> None:
     """Puts back what a worker left undone, or tells of its end."""
     cells, code = done.job.cells, done.process.returncode
@@ -157,6 +177,12 @@ def _start(job: Job, out: Path, workers: int) -> _Worker:
     errors = tempfile.TemporaryFile(  # noqa: SIM115 (closed when the worker ends)
         "w+", encoding="utf-8", errors="replace"
     )
+    line = worker.order(out, [cell.experiment for cell in job.cells])
+    return _Worker(job, _begun(line, errors, workers), errors)
+
+
+def _begun(line: str, errors: IO[str], workers: int) -> subprocess.Popen[str]:
+    """Returns a process that does what a line says."""
     process = subprocess.Popen(
         _COMMAND,
         stdin=subprocess.PIPE,
@@ -168,9 +194,9 @@ def _start(job: Job, out: Path, workers: int) -> _Worker:
     )
     with contextlib.suppress(BrokenPipeError):  # It died; its exit code says so.
         stdin: Any = process.stdin
-        stdin.write(worker.order(out, [cell.experiment for cell in job.cells]))
+        stdin.write(line)
         stdin.flush()  # and stays open, as a sign of life
-    return _Worker(job, process, errors)
+    return process
 
 
 def _environment(workers: int) -> dict[str, str]:

@@ -17,9 +17,11 @@ from adaprec_jax.runs.config import (
     Emulated,
     Experiment,
     Float32,
+    Forked,
     LateSwitch,
     Piecewise,
     ResNet,
+    Schedule,
     ShuffledCPT,
     Transformer,
     ViT,
@@ -102,14 +104,18 @@ def _program(experiment: Experiment) -> str:
     tree = experiment.model_dump(mode="json", exclude={"name", "tags", "seed"})
     if isinstance(optimizer.learning_rate, ConstantRate):
         del tree["optimizer"]["learning_rate"]["peak"]
-    if isinstance(experiment.schedule, _TABULATED):
-        tree["schedule"] = f"tabulated {_entry(experiment)}"
+    if shape := _shape(experiment, experiment.schedule):
+        tree["schedule"] = shape
     return identity.canonical(tree)
 
 
-def _entry(experiment: Experiment) -> str:
-    """Returns the type of the entries of a tabulated schedule."""
-    starts = expected.pieces(
-        experiment.schedule, experiment.steps, expected.decay(experiment)
-    )
-    return type(starts[0]).__name__ if starts else "SharedPrecision"
+def _shape(experiment: Experiment, schedule: Schedule) -> str:
+    """Returns what schedules share that differ in numbers alone, "" for others."""
+    if isinstance(schedule, Forked):
+        own = _shape(experiment, schedule.schedule)
+        return own and f"{own}, forked at {schedule.step}"
+    if not isinstance(schedule, _TABULATED):
+        return ""
+    starts = expected.pieces(schedule, experiment.steps, expected.decay(experiment))
+    entry = type(starts[0]).__name__ if starts else "SharedPrecision"
+    return f"tabulated {entry}"

@@ -38,6 +38,9 @@ def with_replays(study: Study, out: Path) -> Study:
     - exchanged: the decisions that the loop took with another seed. What is lost by
       the exchange is what the loop gains by looking at its own run.
 
+    Runs of `adapt_kummer` and `adaptive_loss_scale` cannot be replayed: they decide
+    more than the bit widths that a run records.
+
     Args:
         study: Whose runs of closed loops are over.
         out: The folder of runs.

@@ -14,7 +14,7 @@ the same questions, and trains only what has no answer yet. It needs
 
 What a search finds is too good by chance: its front is the best of so many trials. So
 it is read from validation data alone, and `front_study` lists its members for seeds
-that the search did not see.
+that the search did not see; and, asked to, for a task that it did not see.
 """
 
 import importlib
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from adaprec_jax.runs import overrides
+from adaprec_jax.runs import identity, overrides
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
 from adaprec_jax.runs.store import Outcome
@@ -142,23 +142,82 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
     return best
 
 
-def front_study(what: Search, trials: Sequence[Trial], name: str, count: int) -> Study:
+def front_study(
+    what: Search,
+    trials: Sequence[Trial],
+    name: str,
+    count: int,
+    other: Experiment | None = None,
+) -> Study:
     """Returns the members of the front, each with seeds that the search did not see.
+
+    What holds on the task that was searched may hold there alone. With another
+    experiment the study has its task, too: the settings that were found, put into it,
+    beside both experiments as they are, for a baseline on each task.
 
     Args:
         what: What was searched.
         trials: All of them.
         name: Of the study.
         count: How many seeds.
+        other: An experiment that the search did not see.
 
     Raises:
-        InputError: No trial had a result.
+        InputError: No trial had a result, or what was found does not fit the other
+            experiment.
     """
-    members = [each.experiment for each in front(trials)]
-    if not members:
+    best = front(trials)
+    if not best:
         raise InputError("No trial of the search had a result.")
+    members = [each.experiment for each in best]
+    if other is not None:
+        moved = [_elsewhere(what, each.experiment, other) for each in best]
+        members = [*_unlike([what.base, *members]), *_unlike([other, *moved])]
     first = what.base.seed + 1
+    if other is not None:
+        first = max(first, other.seed + 1)
     return study_of(seeds(members, range(first, first + count)), name)
+
+
+def check_elsewhere(what: Search, other: Experiment) -> None:
+    """Refuses an experiment that what is searched cannot be put into.
+
+    Raises:
+        InputError: It has no such settings, or its task is the one that is searched.
+    """
+    if identity.canonical(_task(what.base)) == identity.canonical(_task(other)):
+        raise InputError(
+            f"The task {other.task.kind} is the one that is searched; what is found "
+            "must be confirmed on another."
+        )
+    for path, values in what.space.items():
+        grid(other, {path: values})
+
+
+def _task(experiment: Experiment) -> Any:
+    return experiment.task.model_dump(mode="json", exclude={"folder"})
+
+
+def _elsewhere(what: Search, found: Experiment, other: Experiment) -> Experiment:
+    """Returns another experiment with the settings that were found."""
+    tree = found.model_dump(mode="json")
+    chosen = {path: _at(tree, path) for path in what.space}
+    return overrides.apply(other, overrides.assignments(chosen))
+
+
+def _at(tree: Any, path: str) -> Any:
+    """Returns what stands at a path of settings."""
+    for name in path.split("."):
+        tree = tree[int(name)] if isinstance(tree, list) else tree[name]
+    return tree
+
+
+def _unlike(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """Returns experiments without those that are there before."""
+    found: dict[str, Experiment] = {}
+    for each in experiments:
+        found.setdefault(identity.canonical(identity.deciding(each)), each)
+    return [*found.values()]
 
 
 def spent(trials: Sequence[Trial]) -> float:

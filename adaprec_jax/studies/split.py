@@ -23,6 +23,7 @@ _PARTS: tuple[tuple[str, Control | None, Control], ...] = (
     ("not rising", None, "rising"),
     ("not falling", None, "falling"),
     ("regularisation", "permuted", "mixture"),
+    ("structure", None, "noise"),
     ("loop alone", None, "replayed"),
     ("adaptivity", None, "exchanged"),
     ("regularisation", "exchanged", "mixture"),
@@ -77,6 +78,10 @@ def split(results: Results, baseline: str, columns: Sequence[Column]) -> list[Sp
     - timing: the schedule minus the same formats in random order.
     - regularisation: formats that change in random order minus a static mixture of
       equal cost, which is what changing does by itself.
+    - structure: the schedule minus the same formats with noise of the same size in the
+      place of rounding, which is what rounding does beside adding noise.
+    - regularisation by noise: that noise minus the static formats at equal cost. With
+      the structure it sums up to the headline.
     - adaptivity: a closed loop minus the decisions that it took with another seed.
     - loop alone: a closed loop minus its own decisions replayed; not zero only if it
       does something beside deciding.
@@ -109,8 +114,10 @@ def split(results: Results, baseline: str, columns: Sequence[Column]) -> list[Sp
                 for each in arms
                 if _is_like(each, arm)
                 or (
-                    any(own.of == of for own in tagged[each.name])
-                    and _is_like(each, arm, but=("learning_rate",))
+                    (kinds := {r.control for r in tagged[each.name] if r.of == of})
+                    and _is_like(
+                        each, arm, but=("learning_rate",), noisy="noise" in kinds
+                    )
                 )
             ]
             base = find_arm([each for each in arms if each.task == arm.task], baseline)
@@ -120,7 +127,10 @@ def split(results: Results, baseline: str, columns: Sequence[Column]) -> list[Sp
                 for own in tagged[each.name]
                 if own.of == of
             }
-            gaps, missing = _against_static(arm, same, base, column)
+            static = [each for each in same if _is_static(each)]
+            gaps, missing = _against_static(
+                arm, static, base, mine.get("noise"), column
+            )
             gaps += _gaps(arm, mine, column)
             found.append((arm, column, gaps, missing))
     return _adjusted(found)
@@ -149,13 +159,10 @@ def _adjusted(
 
 
 def _against_static(
-    arm: Arm, same: Sequence[Arm], base: Arm, column: Column
+    arm: Arm, static: Sequence[Arm], base: Arm, noise: Arm | None, column: Column
 ) -> tuple[list[_Gap], str]:
     """Returns the headline and what the bits do, or why neither is known."""
-    static = sorted(
-        (each for each in same if _is_static(each)),
-        key=lambda each: np.mean([*_costs(each).values()]),
-    )
+    static = sorted(static, key=lambda each: np.mean([*_costs(each).values()]))
     costs = _costs(arm)
     prices = [float(np.mean([*_costs(each).values()])) for each in static]
     if len(static) < 2 or not costs:
@@ -182,10 +189,16 @@ def _against_static(
     names = " and ".join(each.name for each in static)
     headline = _difference(column.of(arm.name, seeds), equal, column)
     bits = _difference(equal, column.of(base.name, seeds), column)
-    return [
+    gaps = [
         (HEADLINE, f"{arm.name} - {names}", headline),
         ("bits", f"{names} - {base.name}", bits),
-    ], ""
+    ]
+    both = [k for k, seed in enumerate(seeds) if noise and seed in noise.runs]
+    if noise and len(both) > 1:
+        noisy = column.of(noise.name, [seeds[k] for k in both])
+        gap = _difference(noisy, equal[both], column)
+        gaps.append(("regularisation by noise", f"noise - {names}", gap))
+    return gaps, ""
 
 
 def _gaps(arm: Arm, mine: Mapping[Control, Arm], column: Column) -> Iterable[_Gap]:
@@ -224,13 +237,22 @@ def _costs(arm: Arm) -> dict[int, float]:
     }
 
 
-def _is_like(arm: Arm, other: Arm, but: Sequence[str] = ()) -> bool:
-    """Returns whether arms differ in schedule, seed and some of the optimizer alone."""
+def _is_like(
+    arm: Arm, other: Arm, but: Sequence[str] = (), *, noisy: bool = False
+) -> bool:
+    """Returns whether arms differ in schedule, seed and some of the optimizer alone.
+
+    Args:
+        arm: One of them.
+        other: The other.
+        but: Settings of the optimizer that may differ, too.
+        noisy: Whether scaling may.
+    """
     exclude: dict[str, Any] = dict.fromkeys(
-        ("name", "tags", "sinks", "seed", "schedule"), True
+        ("name", "tags", "sinks", "keep_checkpoints", "seed", "schedule"), True
     )
     exclude["optimizer"] = set(but)
-    if isinstance(_one(arm).cell.experiment.schedule, Float32):
+    if noisy or isinstance(_one(arm).cell.experiment.schedule, Float32):
         exclude["scaling"] = True  # of what is not rounded
     mine, others = (
         _one(each).cell.experiment.model_dump(mode="json", exclude=exclude)

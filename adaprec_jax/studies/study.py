@@ -22,6 +22,7 @@ from adaprec_jax.runs.wording import about
 
 SUFFIX = ".study.json"
 _SEED = "seed"
+_NO_ARM = ("name", "tags", "sinks", "keep_checkpoints")  # settings that name no arm
 
 
 class Cell(NamedTuple):
@@ -209,7 +210,7 @@ def _check_different(experiments: Sequence[Experiment], ids: Sequence[str]) -> N
 def _arms(experiments: Sequence[Experiment]) -> list[str]:
     """Returns the names of the arms: the fewest settings that tell them apart."""
     trees = [
-        leaves(each.model_dump(mode="json", exclude={"name", "tags", "sinks", _SEED}))
+        leaves(each.model_dump(mode="json", exclude={*_NO_ARM, _SEED}))
         for each in experiments
     ]
     without = [

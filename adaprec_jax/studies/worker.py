@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,30 @@ def order(out: Path, experiments: Sequence[Experiment]) -> str:
     return json.dumps({"out": str(out), "configs": configs}) + "\n"
 
 
-def work(line: str) -> int:
-    """Trains what a line says.
+def order_branches(
+    out: Path,
+    parent: Path,
+    branches: Sequence[Experiment],
+    packs: Mapping[str, Sequence[str]],
+) -> str:
+    """Returns the line that tells a worker which branches of a run to begin.
 
     Args:
-        line: What `order` returned.
+        out: The folder of runs.
+        parent: Directory of the run.
+        branches: As `adaprec_jax.runs.branching.begin` takes them.
+        packs: As there.
+    """
+    configs = [each.model_dump(mode="json") for each in branches]
+    asked = {"out": str(out), "configs": configs, "parent": str(parent)}
+    return json.dumps(asked | {"packs": dict(packs)}) + "\n"
+
+
+def work(line: str) -> int:
+    """Trains what a line says, or begins branches of a run.
+
+    Args:
+        line: What `order` or `order_branches` returned.
 
     Returns:
         0 if the runs are over, 3 if one failed, 130 if one was interrupted.
@@ -43,6 +62,11 @@ def work(line: str) -> int:
     """
     asked: dict[str, Any] = json.loads(line)
     out, experiments = Path(asked["out"]), [validate(each) for each in asked["configs"]]
+    if "parent" in asked:
+        from adaprec_jax.runs.branching import begin
+
+        begin(Path(asked["parent"]), experiments, asked["packs"], out)
+        return 0
     if len(experiments) == 1:
         from adaprec_jax.runs.run import run
 

@@ -69,6 +69,7 @@ from adaprec_jax.runs.config.recipes import (
     DoReFaScaling as DoReFaScaling,
     MuPPETScaling as MuPPETScaling,
     MXScaling as MXScaling,
+    NoiseScaling as NoiseScaling,
     NoScaling as NoScaling,
     NVFP4Scaling as NVFP4Scaling,
     PerChannelScaling as PerChannelScaling,
@@ -80,6 +81,8 @@ from adaprec_jax.runs.config.recipes import (
     WAGEScaling as WAGEScaling,
 )
 from adaprec_jax.runs.config.schedules import (
+    Change as Change,
+    Forked as Forked,
     ImportedSchedule as ImportedSchedule,
     PerLayer as PerLayer,
     Rule as Rule,

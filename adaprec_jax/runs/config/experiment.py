@@ -22,6 +22,7 @@ from adaprec_jax.runs.config.open_loop import (
     Cyclic,
     Deficit,
     Float32,
+    Forked,
     LateSwitch,
     Piecewise,
     ShuffledCPT,
@@ -83,6 +84,9 @@ class Experiment(Settings):
     )
     evaluate_every: Count = Field(default=100, description="steps")
     checkpoint_every: Count = Field(default=500, description="steps")
+    keep_checkpoints: Count = Field(
+        default=2, description="checkpoints that stay, the last; no part of the id"
+    )
     log_every: Count = Field(default=1, description="steps between rows of metrics")
     statistics: tuple[Statistic, ...] = Field(
         default=(), description="logged per contraction and role"
@@ -234,8 +238,23 @@ def _schedule_faults(path: str, schedule: Any, run: Experiment) -> Iterator[str]
             CPT(cycles=cycles) | Cyclic(cycles=cycles) | ShuffledCPT(cycles=cycles)
         ) if cycles > steps:
             yield f"{path}.cycles ({cycles}) must not be above steps ({steps})."
-        case PerLayer(rules=rules, default=default):
-            yield from _schedule_faults(f"{path}.default", default, run)
-            for index, rule in enumerate(rules):
-                where = f"{path}.rules.{index}.schedule"
-                yield from _schedule_faults(where, rule.schedule, run)
+        case PerLayer() | Forked():
+            yield from _faults_of_parts(path, schedule, run)
+
+
+def _faults_of_parts(
+    path: str, schedule: PerLayer | Forked, run: Experiment
+) -> Iterator[str]:
+    """Yields a sentence for each part of a schedule of schedules, as above."""
+    if isinstance(schedule, PerLayer):
+        yield from _schedule_faults(f"{path}.default", schedule.default, run)
+        for index, rule in enumerate(schedule.rules):
+            where = f"{path}.rules.{index}.schedule"
+            yield from _schedule_faults(where, rule.schedule, run)
+        return
+    steps = run.steps
+    if schedule.step >= steps:
+        yield f"{path}.step ({schedule.step}) must be below steps ({steps})."
+    elif (change := schedule.change) and change.end > steps:
+        yield f"{path}.change.end ({change.end}) must not be above steps ({steps})."
+    yield from _schedule_faults(f"{path}.schedule", schedule.schedule, run)

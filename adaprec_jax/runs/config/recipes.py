@@ -138,6 +138,24 @@ class MuPPETScaling(Settings):
     rounding: Rounding = "stochastic"
 
 
+class NoiseScaling(Settings):
+    """Adds noise as large as the error of another recipe, in the place of rounding."""
+
+    kind: Literal["noise"] = "noise"
+    recipe: "Recipe" = Field(
+        default=CurrentScaling(), description="whose error is measured"
+    )
+    distribution: Literal["uniform", "normal"] = Field(
+        default="uniform", description="of the noise"
+    )
+
+    @model_validator(mode="after")
+    def _of_another(self) -> "NoiseScaling":
+        if isinstance(self.recipe, NoiseScaling):
+            raise ValueError("recipe must be one that rounds, got noise.")
+        return self
+
+
 Recipe: TypeAlias = Annotated[
     NoScaling
     | CurrentScaling
@@ -151,9 +169,11 @@ Recipe: TypeAlias = Annotated[
     | WAGEScaling
     | SWALPScaling
     | MuPPETScaling
+    | NoiseScaling
     | Imported,
     Field(discriminator="kind", description="how a tensor of this role is scaled"),
 ]
+NoiseScaling.model_rebuild()
 
 
 class Scaling(Settings):
@@ -174,6 +194,8 @@ class StoredActivations(Settings):
 
     @model_validator(mode="after")
     def _without_state(self) -> "StoredActivations":
-        if self.recipe.kind == "delayed":
+        own = self.recipe
+        inner = own.recipe if isinstance(own, NoiseScaling) else own
+        if inner.kind == "delayed":
             raise ValueError("recipe must be one without a state, got delayed.")
         return self

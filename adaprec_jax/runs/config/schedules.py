@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from adaprec_jax.runs.config.base import Imported, Settings
+from adaprec_jax.runs.config.base import Count, FormatName, Imported, Settings
 from adaprec_jax.runs.config.bottleneck import ByBottleneck
 from adaprec_jax.runs.config.bounds import Loop
 from adaprec_jax.runs.config.closed_loop import (
@@ -33,6 +33,7 @@ from adaprec_jax.runs.config.open_loop import (
     LateSwitch,
     Piecewise,
     ShuffledCPT,
+    Steps,
     Warmup,
 )
 
@@ -86,6 +87,56 @@ class PerLayer(Settings):
         return self
 
 
+class Change(Settings):
+    """Other formats in some layers for some steps; what is not named stays."""
+
+    layers: str = Field(
+        min_length=1, description="a glob of paths, first or last; @ names layers"
+    )
+    start: Steps = Field(description="first step that has them, counted from 0")
+    end: Steps = Field(description="first step after those")
+    activation: FormatName | None = Field(
+        default=None, description="format of activations"
+    )
+    weight: FormatName | None = Field(default=None, description="format of weights")
+    gradient: FormatName | None = Field(default=None, description="format of gradients")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Change":
+        if self.start >= self.end:
+            raise ValueError(f"start ({self.start}) must be below end ({self.end}).")
+        if not (self.activation or self.weight or self.gradient):
+            raise ValueError("a change needs the format of some role.")
+        return self
+
+
+class Forked(Settings):
+    """A run's own schedule from one of its checkpoints on, with a change or as it was.
+
+    Source: ours.
+    """
+
+    loop: ClassVar[Loop] = "either"
+    kind: Literal["forked"] = "forked"
+    parent: Annotated[str, Field(pattern="^[0-9a-f]{12}$")] = Field(
+        description="id of the run whose checkpoint it goes on from"
+    )
+    step: Count = Field(description="of that checkpoint")
+    schedule: "Schedule" = Field(description="of that run")
+    change: Change | None = Field(
+        default=None, description="from that step on; none is the run as it was"
+    )
+
+    @model_validator(mode="after")
+    def _after_the_checkpoint(self) -> "Forked":
+        if self.change and self.change.start < self.step:
+            raise ValueError(
+                f"change.start ({self.change.start}) must not be below step "
+                f"({self.step}): what lies before the checkpoint is done."
+            )
+        return self
+
+
 Schedule: TypeAlias = Annotated[
     Float32
     | Constant
@@ -112,8 +163,10 @@ Schedule: TypeAlias = Annotated[
     | Maturity
     | ByBottleneck
     | PerLayer
+    | Forked
     | ImportedSchedule,
     Field(discriminator="kind"),
 ]
 Rule.model_rebuild()
 PerLayer.model_rebuild()
+Forked.model_rebuild()
