@@ -28,7 +28,6 @@ from adaprec_jax.studies.sweep import seeds
 LOSS = "validation/highest/loss"
 RATE = "optimizer.learning_rate.peak"
 TUNING = range(800, 803)
-PILOT = range(900, 908)
 
 
 def at(experiment: Experiment, rate: float) -> Experiment:

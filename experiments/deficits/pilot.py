@@ -1,4 +1,4 @@
-"""The pilot: three arms at their own rates, on the seeds of the other pilot.
+"""The pilot: three arms at their own rates, which tuning has trained.
 
 adaprec sweep experiments/deficits/pilot.py --name deficits-pilot --out RUNS
 """
@@ -14,4 +14,4 @@ from experiments.deficits.arms import BASELINE, LOWEST, arms
 def sweep() -> list[Experiment]:
     names = (BASELINE, LOWEST, "digits-deficit-first")
     some = [each for each in arms() if each.name in names]
-    return seeds(rates.tuned(some, Path(__file__).parent), rates.PILOT)
+    return seeds(rates.tuned(some, Path(__file__).parent), rates.TUNING)

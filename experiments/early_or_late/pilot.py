@@ -1,4 +1,4 @@
-"""The pilot: three arms at their own rates, on seeds used for nothing else.
+"""The pilot: three arms at their own rates, which tuning has trained.
 
 adaprec sweep experiments/early_or_late/pilot.py --name early_or_late-pilot --out RUNS
 """
@@ -14,4 +14,4 @@ from experiments.early_or_late.arms import BASELINE, LOWEST, arms
 def sweep() -> list[Experiment]:
     names = (BASELINE, LOWEST, "digits-late")
     some = [each for each in arms() if each.name in names]
-    return seeds(rates.tuned(some, Path(__file__).parent), rates.PILOT)
+    return seeds(rates.tuned(some, Path(__file__).parent), rates.TUNING)
