@@ -11,7 +11,8 @@ from adaprec_jax.display import text_table
 from adaprec_jax.runs import imports
 from adaprec_jax.runs.errors import InputError
 
-if TYPE_CHECKING:  # It imports JAX.
+if TYPE_CHECKING:  # They import JAX.
+    from adaprec_jax.contractions.kernels import Kernel
     from adaprec_jax.runs.ahead import Report
 
 _MIB = 2**20
@@ -75,13 +76,18 @@ def _tree(report: "Report") -> dict[str, Any]:
     """Returns the report as JSON values."""
     return {
         "products": [
-            line._asdict() | {"chosen": line.chosen, "found": line.found}
+            line._asdict()
+            | {"chosen": line.chosen.dtypes, "scales": _scales(line.chosen)}
             for line in report.lines
         ],
         "other": [product._asdict() for product in report.other],
         "executables": report.executables,
         **_numbers(report),
     }
+
+
+def _scales(chosen: "Kernel") -> dict[str, Any] | None:
+    return chosen.scales and chosen.scales._asdict()
 
 
 def _numbers(report: "Report") -> dict[str, float | None]:
@@ -101,7 +107,7 @@ def _print(report: "Report") -> None:
         (
             line.contraction,
             line.product,
-            f"emulated: {line.reason}" if line.reason else " x ".join(line.chosen),
+            f"emulated: {line.reason}" if line.reason else str(line.chosen),
             ", ".join(line.found) or "nothing is left of it",
         )
         for line in report.lines
