@@ -95,13 +95,29 @@ def test_attention_in_a_scan_over_layers_is_float8_as_well():
     assert all(line.found and not line.reason for line in report.lines)
 
 
+@pytest.mark.parametrize(
+    ("config", "dtypes"),
+    [
+        ("shakespeare-mxfp8", "f8e4m3fn x f8e4m3fn"),
+        ("shakespeare-nvfp4", "f4e2m1fn x f4e2m1fn"),
+    ],
+)
+def test_every_product_of_blocks_is_one_of_a_b200(config: str, dtypes: str):
+    report = ahead(load(config), "b200")
+    # Beside them only what rotates the operands before they are rounded.
+    assert all("part rounding" in product.op_name for product in report.other)
+    assert all(line.found and not line.reason for line in report.lines)
+    found = {each for line in report.lines for each in line.found}
+    assert found == {f"__cudnn$blockScaledDot {dtypes}"}
+
+
 @pytest.mark.parametrize("target", ["tpu-v5e", "tpu-v5p", "tpu-v6e", "tpu7x"])
 @pytest.mark.parametrize("config", ["digits-int8", "digits-cpt", "experts-int8"])
 def test_a_tpu_multiplies_the_dtypes_of_the_plan(config: str, target: str):
     report = ahead(load(config), target)
     assert not report.other
     for line in report.lines:
-        expected = sorted(HLO[dtype] for dtype in line.chosen)
+        expected = sorted(HLO[dtype] for dtype in line.chosen.dtypes)
         for found in line.found:
             kernel, left, _, right = found.split()
             assert kernel in ("dot", "convolution")

@@ -10,7 +10,7 @@ from adaprec_jax import formats
 from adaprec_jax.cli import bundles, search, studies, tables
 from adaprec_jax.cli.claims import claims
 from adaprec_jax.cli.compare import compare
-from adaprec_jax.cli.compile import compile_step, print_support
+from adaprec_jax.cli.compile import compile_step, print_products, print_support
 from adaprec_jax.cli.cost import cost
 from adaprec_jax.cli.doctor import doctor
 from adaprec_jax.cli.fork import fork
@@ -167,12 +167,23 @@ def show(
     contractions: Annotated[
         bool, typer.Option("--contractions", help="List what is multiplied instead.")
     ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="With --contractions: a device, what it multiplies natively."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print every setting with where it came from, the run's id and its cost."""
     before, changed = load(config), assignments(settings, seed)
     experiment = overrides.apply(before, changed)
     imports.check(experiment)
+    if target is not None:
+        if not contractions:
+            raise InputError("--target is an option of --contractions, give both.")
+        print_products(experiment, target, as_json=as_json)
+        return
     if contractions:
         _show_contractions(experiment, as_json=as_json)
         return

@@ -11,8 +11,10 @@ from adaprec_jax.display import text_table
 from adaprec_jax.runs import imports
 from adaprec_jax.runs.errors import InputError
 
-if TYPE_CHECKING:  # It imports JAX.
+if TYPE_CHECKING:  # They import JAX.
+    from adaprec_jax.contractions.kernels import Kernel
     from adaprec_jax.runs.ahead import Report
+    from adaprec_jax.runs.config import Experiment
 
 _MIB = 2**20
 
@@ -41,6 +43,40 @@ def compile_step(
         print_json(_tree(report))
     else:
         _print(report)
+
+
+def print_products(experiment: "Experiment", target: str, *, as_json: bool) -> None:
+    """Prints what each product is to become on a device, without compiling it.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    _check(target, targets.names())
+    from adaprec_jax.runs.ahead import planned
+
+    found = planned(experiment, target)
+    rows = [
+        (name, product, kernel, reason)
+        for name, choice in found.choices.items()
+        for product, kernel, reason in zip(
+            ("forward", "dgrad", "wgrad"), choice.kernels, choice.reasons, strict=True
+        )
+    ]
+    if as_json:
+        fields = ("contraction", "product", "chosen", "scales", "reason")
+        products = [
+            dict(zip(fields, (*where, k.dtypes, _scales(k), reason), strict=True))
+            for *where, k, reason in rows
+        ]
+        print_json({"products": products, "executables": found.executables})
+        return
+    head = ("contraction", "product", f"on {targets.get(target).title}, in step 0")
+    cells = [
+        (*where, f"emulated: {reason}" if reason else str(kernel))
+        for *where, kernel, reason in rows
+    ]
+    typer.echo(text_table(head, cells))
+    typer.echo(_executables(found.executables))
 
 
 def print_support(target: str, *, as_json: bool) -> None:
@@ -75,13 +111,18 @@ def _tree(report: "Report") -> dict[str, Any]:
     """Returns the report as JSON values."""
     return {
         "products": [
-            line._asdict() | {"chosen": line.chosen, "found": line.found}
+            line._asdict()
+            | {"chosen": line.chosen.dtypes, "scales": _scales(line.chosen)}
             for line in report.lines
         ],
         "other": [product._asdict() for product in report.other],
         "executables": report.executables,
         **_numbers(report),
     }
+
+
+def _scales(chosen: "Kernel") -> dict[str, Any] | None:
+    return chosen.scales and chosen.scales._asdict()
 
 
 def _numbers(report: "Report") -> dict[str, float | None]:
@@ -101,7 +142,7 @@ def _print(report: "Report") -> None:
         (
             line.contraction,
             line.product,
-            f"emulated: {line.reason}" if line.reason else " x ".join(line.chosen),
+            f"emulated: {line.reason}" if line.reason else str(line.chosen),
             ", ".join(line.found) or "nothing is left of it",
         )
         for line in report.lines
@@ -113,9 +154,12 @@ def _print(report: "Report") -> None:
                    f"{product.op_name}")  # fmt: skip
     for name, value in _numbers(report).items():
         typer.echo(f"{name.replace('_', ' ')}: {_amount(name, value)}")
+    typer.echo(_executables(report.executables))
+
+
+def _executables(count: int | None) -> str:
     several = "the schedule learns, so as many as its plans need"
-    count = several if report.executables is None else report.executables
-    typer.echo(f"executables of the whole schedule: {count}")
+    return f"executables of the whole schedule: {several if count is None else count}"
 
 
 def _amount(name: str, value: float | None) -> str:

@@ -146,7 +146,7 @@ def _measured(
     """Returns the statistics of rounding to `fmt`, currently scaled if not yet done."""
     if rounded is None:
         rounded = round_tensor(_CURRENT, x, fmt, (), None, members, watching.axis_names)
-    values, scale, unit = rounded
+    values, scale, unit, _ = rounded
     if unit is None:
         unit, bounds = scale, fmt
     else:

@@ -23,7 +23,7 @@ from adaprec_jax.contractions.jax_internals import (
     vary_over,
     varying_axes,
 )
-from adaprec_jax.contractions.kernels import Kernel, Kernels, no_number
+from adaprec_jax.contractions.kernels import Kernel, Kernels, Operand, no_number
 from adaprec_jax.contractions.observe import (
     Asked,
     Observed,
@@ -162,7 +162,7 @@ def rounded_contraction(
         left, right = rounded
         kernel = layout.kernels.forward
         with scopes.part("forward"), jax.named_scope(f"forward:{layout.name};"):
-            product = layout.product(left.values, right.values, kernel)
+            product = layout.product(_operand(left), _operand(right), kernel)
         return _rescale(product, left, right, layout.out, kernel)
 
     def forward_rule(*primals: Any) -> tuple[Array, Any]:
@@ -217,10 +217,11 @@ def _backward(
         right = rounded("weight", "dgrad", weight, fmt)
         kernel = layout.kernels.dgrad
         to_activation = linear_transpose(
-            lambda a: layout.product(a, right.values), activation, kernel
-        )
+            lambda a: layout.product(a, right.values), activation, kernel,
+            right.blocked,
+        )  # fmt: skip
         with scopes.part("dgrad"), jax.named_scope(f"dgrad:{layout.name};"):
-            product = to_activation(down.values)
+            product = to_activation(_operand(down))
         gradients[0] = _rescale(product, down, right, layout.activation, kernel)
         done = product
     if wanted.weight:
@@ -230,10 +231,10 @@ def _backward(
         left = rounded("activation", "wgrad", activation, after(done, wgrad.activation))
         kernel = layout.kernels.wgrad
         to_weight = linear_transpose(
-            lambda w: layout.product(left.values, w), weight, kernel
+            lambda w: layout.product(left.values, w), weight, kernel, left.blocked
         )
         with scopes.part("wgrad"), jax.named_scope(f"wgrad:{layout.name};"):
-            product = to_weight(down.values)
+            product = to_weight(_operand(down))
         gradients[1] = _rescale(product, down, left, layout.weight, kernel)
     return tuple(
         None if d is None else d.astype(x.dtype)
@@ -279,7 +280,12 @@ def _rounded(
             layout.out if role == "gradient" else getattr(layout, role),
             watching.axis_names,
             Use(product, layout.summed[product, role], layout.sliced[role]),
+            in_blocks=getattr(layout.kernels, product).scales is not None,
         )  # fmt: skip
+
+
+def _operand(rounded: Rounded) -> Operand:
+    return rounded.values if rounded.blocked is None else rounded.blocked
 
 
 def after(done: Array, fmt: Format) -> Format:
@@ -326,8 +332,12 @@ def _rescale(
     product: Array, a: Rounded, b: Rounded, members: tuple[int, ...], kernel: Kernel
 ) -> Float[Array, "..."]:
     """Returns the product in the units of its operands: scales multiply the result."""
-    scale = a.scale * b.scale
-    for rounded, dtype in zip((a, b), kernel, strict=True):
-        if (lost := no_number(rounded.values, dtype)) is not None:
+    pairs = [
+        (x.blocked.elements, x.blocked.of_tensor) if x.blocked else (x.values, x.scale)
+        for x in (a, b)
+    ]
+    scale = pairs[0][1] * pairs[1][1]
+    for (values, _), dtype in zip(pairs, kernel.dtypes, strict=True):
+        if (lost := no_number(values, dtype)) is not None:
             scale = jnp.where(lost, jnp.nan, scale)
     return product.astype(jnp.float32) * spread(scale, members, product.ndim)

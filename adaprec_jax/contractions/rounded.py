@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from adaprec_jax.contractions.kernels import Blocked
 from adaprec_jax.formats import Format
 from adaprec_jax.scaling import Recipe, Use
 
@@ -17,14 +18,16 @@ class Rounded(NamedTuple):
         values: The tensor; in its own units if scales differ within it.
         scale: One for each member; 1 if they differ within it.
         unit: The scales if they differ within the tensor, broadcast against it.
+        blocked: The same numbers as a device multiplies them; None if not asked for.
     """
 
     values: Float[Array, "..."]
     scale: Float[Array, "*members"]
     unit: Float[Array, "..."] | None = None
+    blocked: Blocked | None = None
 
 
-def round_tensor(
+def round_tensor(  # noqa: PLR0913 (what one rounding depends on)
     recipe: Recipe,
     x: Float[Array, "..."],
     fmt: Format,
@@ -33,6 +36,8 @@ def round_tensor(
     members: tuple[int, ...],
     axis_names: tuple[str, ...],
     use: Use | None = None,
+    *,
+    in_blocks: bool = False,
 ) -> Rounded:
     """Returns `x` rounded by its recipe, each member with format and scale of its own.
 
@@ -45,6 +50,7 @@ def round_tensor(
         members: Positions of the member axes in `x`, in the order of the plan's axes.
         axis_names: Mesh axes over which the tensor is spread under `shard_map`.
         use: The product that it is rounded for; needed if the recipe is `per_product`.
+        in_blocks: Whether it is asked for as `Blocked`, of a recipe with `in_blocks`.
     """
     settings: dict[str, Any] = {"axis_names": axis_names}
     if recipe.per_product:
@@ -64,13 +70,21 @@ def round_tensor(
         )
         if recipe.per_product:
             unit = jnp.broadcast_to(scale, x.shape)
-            return Rounded(values * unit, jnp.ones((), jnp.float32), unit)
+            blocked = None
+            if in_blocks:
+                if recipe.in_blocks is None:
+                    raise ValueError("The scales of this recipe are not of blocks.")
+                axes = tuple(range(x.ndim))
+                parts = recipe.in_blocks.round(x, fmt, axes=axes, key=key, **settings)
+                blocked = Blocked(*parts)
+            return Rounded(values * unit, jnp.ones((), jnp.float32), unit, blocked)
         return Rounded(values, scale.reshape(()))
 
     # Member axes are mapped innermost first; the outer ones keep their positions.
     for depth, position in reversed(list(enumerate(members))):
         axis = position - _below(members[:depth], position)
-        places = (axis, 0, axis if recipe.per_product else None)
+        unit = axis if recipe.per_product else None
+        places = (axis, 0, unit, Blocked(axis, axis, 0) if in_blocks else None)  # pyright: ignore[reportArgumentType]  (axes)
         one = jax.vmap(
             one,
             in_axes=(axis, 0, 0, 0),

@@ -22,20 +22,32 @@ from jax import lax
 from jaxtyping import Array
 
 from adaprec_jax.contractions import jax_internals as internals
-from adaprec_jax.contractions.kernels import Kernel, accumulator, operand
+from adaprec_jax.contractions.block_scaled import block_scaled_dot
+from adaprec_jax.contractions.kernels import (
+    Blocked,
+    Kernel,
+    Operand,
+    accumulator,
+    operand,
+)
 
 _TRANSPOSED = (jnp.dtype("int8"), jnp.dtype("bfloat16"))
 
 
 def linear_transpose(
-    fn: Callable[[Array], Array], like: Array, kernel: Kernel = Kernel()
-) -> Callable[..., Array]:
+    fn: Callable[[Array], Array],
+    like: Array,
+    kernel: Kernel = Kernel(),
+    blocked: Blocked | None = None,
+) -> Callable[[Operand], Array]:
     """Returns the transpose of a linear function, float32.
 
     Args:
         fn: A product with one operand fixed, float32.
         like: What it takes.
         kernel: The dtypes of the cotangent and of the fixed operand in the product.
+        blocked: The fixed operand, if its blocks have scales; then the transpose takes
+            a cotangent that is `Blocked`, too.
 
     >>> double = linear_transpose(lambda x: 2 * x, jnp.ones(3))
     >>> double(jnp.ones(3))
@@ -43,7 +55,8 @@ def linear_transpose(
     """
     transposed = jax.linear_transpose(fn, like)
 
-    def evaluate(x: Array) -> Array:
+    def evaluate(cotangent: Operand) -> Array:
+        x = cotangent.elements if isinstance(cotangent, Blocked) else cotangent
         closed, _ = internals.trace(transposed, x)
         variables = (*closed.jaxpr.constvars, *closed.jaxpr.invars)
         env: dict[Any, Any] = dict(zip(variables, (*closed.consts, x), strict=True))
@@ -57,11 +70,15 @@ def linear_transpose(
             ins = [lit.val if a is None else env[a]
                    for a, lit in zip(atoms, eqn.invars, strict=True)]  # fmt: skip
             if eqn.primitive in _PRODUCTS:
-                ins = [operand(x, kernel.left if a in moved else kernel.right)
+                if blocked is not None:
+                    ins = [cotangent if a in moved else blocked for a in atoms]
+                ins = [operand(x, kernel.left if a in moved else kernel.right,
+                               kernel.scales)
                        for a, x in zip(atoms, ins, strict=True)]  # fmt: skip
                 params = eqn.params | {"preferred_element_type": accumulator(kernel)}
                 follows = permutations.get(eqn.outvars[0])
-                outs = [_PRODUCTS[eqn.primitive](*ins, params, follows)]
+                blocks = {"size": kernel.scales.size} if kernel.scales else {}
+                outs = [_PRODUCTS[eqn.primitive](*ins, params, follows, **blocks)]
             else:
                 outs = internals.bind(eqn, *ins)
             if moved.intersection(atoms):
@@ -73,10 +90,11 @@ def linear_transpose(
 
 
 def multiply(
-    left: Array,
-    right: Array,
+    left: Operand,
+    right: Operand,
     parameters: dict[str, Any],
     permutation: tuple[int, ...] | None,
+    size: int = 0,
 ) -> Array:
     """Returns a `dot_general`, its right operand first if that saves a transpose.
 
@@ -85,6 +103,7 @@ def multiply(
         right: Right operand.
         parameters: Of the primitive.
         permutation: Of the transpose that follows; None if none does.
+        size: Elements of a block, of operands whose blocks have scales.
     """
     contracting, batch = parameters["dimension_numbers"]
     first, free = len(batch[0]), right.ndim - len(batch[0]) - len(contracting[1])
@@ -93,12 +112,20 @@ def multiply(
     restored = [back[axis] for axis in permutation or ()]
     # An explicit sharding of the result names its axes in their present order.
     if restored != list(axes) or parameters["out_sharding"] is not None:
-        return _narrow_or_wide(left, right, parameters)
+        return _formed(left, right, parameters, size)
     swapped = parameters | {
         "dimension_numbers": (contracting[::-1], batch[::-1]),
         "precision": parameters["precision"] and parameters["precision"][::-1],
     }
-    return lax.transpose(_narrow_or_wide(right, left, swapped), back)
+    return lax.transpose(_formed(right, left, swapped, size), back)
+
+
+def _formed(
+    left: Operand, right: Operand, parameters: dict[str, Any], size: int
+) -> Array:
+    if isinstance(left, Blocked) or isinstance(right, Blocked):
+        return block_scaled_dot(left, right, size, parameters)  # pyright: ignore[reportArgumentType]  (both are)
+    return _narrow_or_wide(left, right, parameters)
 
 
 def _narrow_or_wide(left: Array, right: Array, parameters: dict[str, Any]) -> Array:
@@ -169,7 +196,7 @@ def _order(source: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(order)
 
 
-_PRODUCTS = {
+_PRODUCTS: dict[Any, Callable[..., Array]] = {
     internals.dot_general_p: multiply,
     internals.conv_general_dilated_p: convolve,
 }

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from adaprec_jax.contractions import jax_internals as internals, scopes
+from adaprec_jax.contractions.block_scaled import block_scaled_dot
 from adaprec_jax.contractions.compute_dtype import (
     Compute,
     Value,
@@ -22,8 +23,10 @@ from adaprec_jax.contractions.compute_dtype import (
 )
 from adaprec_jax.contractions.jax_internals import Eqn, Jaxpr, aval
 from adaprec_jax.contractions.kernels import (
+    Blocked,
     Kernel,
     Kernels,
+    Operand,
     accumulator,
     operand,
 )
@@ -209,9 +212,11 @@ def _layout(eqn: Eqn, site: Site, rest: Sequence[Array], kernels: Kernels) -> La
     """Returns how the product is formed and where its members lie."""
     swapped = site.weight_side == 0
 
-    def product(activation: Array, weight: Array, kernel: Kernel = Kernel()) -> Array:
-        activation = operand(activation, kernel.left)
-        weight = operand(weight, kernel.right)
+    def product(
+        activation: Operand, weight: Operand, kernel: Kernel = Kernel()
+    ) -> Array:
+        activation = operand(activation, kernel.left, kernel.scales)
+        weight = operand(weight, kernel.right, kernel.scales)
         pair = (weight, activation) if swapped else (activation, weight)
         # Without HIGHEST, "float32" is TF32 on recent GPUs and bfloat16 on TPUs, and
         # the sums of float8 products are formed in fewer bits than float32's.
@@ -219,6 +224,9 @@ def _layout(eqn: Eqn, site: Site, rest: Sequence[Array], kernels: Kernels) -> La
             "precision": (lax.Precision.HIGHEST,) * 2,
             "preferred_element_type": accumulator(kernel),
         }
+        left, right = pair
+        if kernel.scales and isinstance(left, Blocked) and isinstance(right, Blocked):
+            return block_scaled_dot(left, right, kernel.scales.size, eqn.params | exact)
         return eqn.primitive.bind(*pair, *rest, **eqn.params | exact)
 
     name = site.contraction.name

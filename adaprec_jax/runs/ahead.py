@@ -9,13 +9,14 @@ from jaxtyping import PyTree
 
 from adaprec_jax import stats, targets
 from adaprec_jax.contractions.kernels import Kernel
-from adaprec_jax.native import choose, foresee, kernels_of, learns
+from adaprec_jax.native import Choice, choose, foresee, kernels_of, learns
 from adaprec_jax.native.ahead import Ahead, Missing, compile_for
 from adaprec_jax.native.hlo import Product
 from adaprec_jax.runs.build import as_input_error, first_state, make_program
 from adaprec_jax.runs.build_task import blank_data, make_task
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
+from adaprec_jax.tasks.task import Task
 from adaprec_jax.train import Program, make_train_step, record
 
 _PRODUCTS = ("forward", "dgrad", "wgrad")
@@ -56,6 +57,22 @@ class Report(NamedTuple):
     executables: int | None
 
 
+class Planned(NamedTuple):
+    """What the products of a train step are to become on a target.
+
+    Attributes:
+        program: Of the experiment.
+        task: The same.
+        choices: Operand dtypes by contraction, and why a product is emulated.
+        executables: How many the whole schedule needs; None if it learns.
+    """
+
+    program: Program
+    task: Task
+    choices: dict[str, Choice]
+    executables: int | None
+
+
 def ahead(experiment: Experiment, target: str, plan_at: int = 0) -> Report:
     """Returns what the train step becomes on a target; nothing is trained.
 
@@ -67,6 +84,45 @@ def ahead(experiment: Experiment, target: str, plan_at: int = 0) -> Report:
     Raises:
         InputError: The target's compiler is missing, the step is not in the run, or
             the schedule learns, so that only the first plan is known.
+    """
+    program, task, choices, executables = planned(experiment, target, plan_at)
+    device = targets.get(target)
+    options = program.options._replace(kernels=kernels_of(choices))
+    step = make_train_step(program._replace(options=options))
+    init = functools.partial(first_state, experiment, task, program)
+    state = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    rows = jax.ShapeDtypeStruct((experiment.batch_size,), jnp.int32)
+    batch = jax.eval_shape(task.data.gather, task.data.arrays, rows)
+    try:
+        with as_input_error():
+            compiled = compile_for(device, step, state, batch)
+    except Missing as error:
+        raise InputError(str(error)) from error
+    lines = tuple(
+        Line(name, product, choice.kernels[k], choice.reasons[k],
+             _found(compiled, name, product))
+        for name, choice in choices.items()
+        for k, product in enumerate(_PRODUCTS)
+    )  # fmt: skip
+    other = tuple(
+        found
+        for found in compiled.found.products
+        if not any(found.is_of(line.contraction, line.product) for line in lines)
+    )
+    return Report(lines, other, compiled, executables)
+
+
+def planned(experiment: Experiment, target: str, plan_at: int = 0) -> Planned:
+    """Returns what each product is to become on a target; nothing is compiled for it.
+
+    Args:
+        experiment: Any; how it is executed is not asked.
+        target: Name of a target.
+        plan_at: For the plan of this step.
+
+    Raises:
+        InputError: The step is not in the run, or the schedule learns, so that only
+            the first plan is known.
     """
     if not 0 <= plan_at < experiment.steps:
         raise InputError(
@@ -92,29 +148,7 @@ def ahead(experiment: Experiment, target: str, plan_at: int = 0) -> Report:
         )  # fmt: skip
         executables = len(kinds)
     choices = choose(program, _plan_at(program, plan_at), device)
-    options = program.options._replace(kernels=kernels_of(choices))
-    step = make_train_step(program._replace(options=options))
-    init = functools.partial(first_state, experiment, task, program)
-    state = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
-    rows = jax.ShapeDtypeStruct((experiment.batch_size,), jnp.int32)
-    batch = jax.eval_shape(task.data.gather, task.data.arrays, rows)
-    try:
-        with as_input_error():
-            compiled = compile_for(device, step, state, batch)
-    except Missing as error:
-        raise InputError(str(error)) from error
-    lines = tuple(
-        Line(name, product, choice.kernels[k], choice.reasons[k],
-             _found(compiled, name, product))
-        for name, choice in choices.items()
-        for k, product in enumerate(_PRODUCTS)
-    )  # fmt: skip
-    other = tuple(
-        found
-        for found in compiled.found.products
-        if not any(found.is_of(line.contraction, line.product) for line in lines)
-    )
-    return Report(lines, other, compiled, executables)
+    return Planned(program, task, choices, executables)
 
 
 def _found(compiled: Ahead, name: str, product: str) -> tuple[str, ...]:

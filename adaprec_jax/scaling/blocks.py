@@ -9,7 +9,7 @@ product the tensor is cut along other axes, from its unrounded values.
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -17,7 +17,17 @@ from jaxtyping import Array, Float, Float32
 
 from adaprec_jax.formats import Format
 from adaprec_jax.scaling.per_tensor import largest_magnitude, scaled_rounding
-from adaprec_jax.scaling.recipe import Quantizer, Recipe, Use, keep_state, no_state
+from adaprec_jax.scaling.recipe import (
+    InBlocks,
+    Parts,
+    Quantizer,
+    Recipe,
+    Use,
+    keep_state,
+    no_state,
+)
+
+E8M0 = "float8_e8m0fnu"  # powers of two
 
 
 @functools.cache
@@ -98,13 +108,17 @@ def blockwise(
     >>> blockwise(2).round(x, int4, (), axes=(0,), key=None, use=use)[1]
     Array([ 1.,  1., 64., 64.], dtype=float32)
     """
-    return by_block(size, square, scaled_rounding(power_of_two, rounding, quantizer))
+    return by_block(
+        size, square, scaled_rounding(power_of_two, rounding, quantizer),
+        E8M0 if power_of_two and quantizer is None else "",
+    )  # fmt: skip
 
 
 def by_block(
     size: int,
     square: bool,  # noqa: FBT001 (as the settings of the recipes)
     scaled: Callable[..., tuple[Float32[Array, "..."], Float32[Array, "..."]]],
+    scale: str = "",
 ) -> Recipe:
     """Returns the recipe that rounds each block by its largest magnitude.
 
@@ -112,6 +126,8 @@ def by_block(
         size: As in `blockwise`.
         square: As in `blockwise`.
         scaled: `scaled(amax, x, fmt, key) -> (rounded, scale)`.
+        scale: The dtype that holds the scales, if one does and `rounded` are numbers of
+            the format.
 
     Raises:
         ValueError: `size` is less than 1.
@@ -138,7 +154,15 @@ def by_block(
         amax = blocks.spread(blocks.amax(x))
         return scaled(amax, x, fmt, key)
 
-    return Recipe(no_state, round_by_block, keep_state, per_product=True)
+    def in_parts(x: Float[Array, "..."], fmt: Format, **settings: Any) -> Parts:
+        rounded, of_block = round_by_block(x, fmt, (), **settings)
+        of_block = jnp.broadcast_to(of_block, x.shape)
+        return Parts(rounded, of_block, jnp.ones((), jnp.float32))
+
+    in_blocks = InBlocks(size, scale, in_parts) if scale else None
+    return Recipe(
+        no_state, round_by_block, keep_state, per_product=True, in_blocks=in_blocks
+    )
 
 
 def check_size(size: int) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Float32
 
 from adaprec_jax.formats import Format
 from adaprec_jax.scaling.blocks import Blocks
-from adaprec_jax.scaling.recipe import Recipe, Use
+from adaprec_jax.scaling.recipe import InBlocks, Parts, Recipe, Use
 
 # The signs of Transformer Engine's NVFP4 recipe.
 SIGNS = (1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1)
@@ -122,7 +123,28 @@ def rotated(
         back = jnp.where(fmt.scaled, back, rounded)
         return back, jnp.where(jnp.isnan(scale), scale, unit)
 
-    return recipe._replace(round=round_rotated)
+    inner = recipe.in_blocks
+    in_blocks = None if inner is None else _in_blocks(inner, products, signs)
+    return recipe._replace(round=round_rotated, in_blocks=in_blocks)
+
+
+def _in_blocks(
+    inner: InBlocks, products: tuple[str, ...], signs: tuple[int, ...]
+) -> InBlocks:
+    """Returns the rounding whose elements stay rotated, as hardware multiplies them."""
+    matrix = hadamard(signs)
+
+    def in_parts(
+        x: Float[Array, "..."], fmt: Format, *, use: Use, **settings: Any
+    ) -> Parts:
+        if use.product in products:
+            x = x.astype(jnp.float32)
+            turned = _turn(x, Blocks(x.shape, use, len(signs)), matrix)
+            x = jnp.where(fmt.scaled, turned, x)
+        return inner.round(x, fmt, use=use, **settings)
+
+    rotations = (*((product, signs) for product in products), *inner.rotations)
+    return inner._replace(round=in_parts, rotations=rotations)
 
 
 def _turn(

@@ -5,7 +5,7 @@ import functools
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from adaprec_jax.scaling.blocks import by_block
+from adaprec_jax.scaling.blocks import E8M0, by_block
 from adaprec_jax.scaling.per_tensor import rounding_by
 from adaprec_jax.scaling.powers import ceil_log2_ratio, floor_log2, power_of_two
 from adaprec_jax.scaling.recipe import Quantizer, Recipe
@@ -67,7 +67,8 @@ def mx(
             f"shared_exponent must be 'floor' or 'up', got {shared_exponent!r}."
         )
     find = _floor_multiplier if shared_exponent == "floor" else _up_multiplier
-    return by_block(size, square, rounding_by(find, rounding, quantizer))
+    scale = E8M0 if quantizer is None else ""
+    return by_block(size, square, rounding_by(find, rounding, quantizer), scale)
 
 
 def _floor_multiplier(

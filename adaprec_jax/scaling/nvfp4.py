@@ -1,6 +1,7 @@
 """NVFP4: blocks of 16 with a scale in E4M3, and one of float32 for the tensor."""
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -18,9 +19,18 @@ from adaprec_jax.scaling.per_tensor import (
     round_scaled,
     rounder_of,
 )
-from adaprec_jax.scaling.recipe import Quantizer, Recipe, Use, keep_state, no_state
+from adaprec_jax.scaling.recipe import (
+    InBlocks,
+    Parts,
+    Quantizer,
+    Recipe,
+    Use,
+    keep_state,
+    no_state,
+)
 
-_SCALE_FORMAT = formats.get("float8_e4m3fn")
+_SCALE = "float8_e4m3fn"
+_SCALE_FORMAT = formats.get(_SCALE)
 _CHOICES = {"none": 448.0, "mse": 256.0, "mae": 256.0}
 
 
@@ -81,17 +91,15 @@ def nvfp4(
     rounder = rounder_of(rounding, quantizer)
     scale_max = _CHOICES[four_over_six]
 
-    def round_by_block(
+    def in_parts(
         x: Float[Array, "..."],
         fmt: Format,
-        state: tuple[()],
         *,
         axes: tuple[int, ...],
         key: ArrayLike | None,
         axis_names: tuple[str, ...] = (),
         use: Use,
-    ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
-        del state
+    ) -> tuple[Parts, Float32[Array, "..."]]:
         x = x.astype(jnp.float32)
         blocks = Blocks(x.shape, use, size, square)
         largest = blocks.common(jnp.asarray(fmt.max_value))
@@ -101,21 +109,41 @@ def nvfp4(
         encode = jnp.where(whole > 0, multiplier_of(whole, largest * scale_max), 1.0)
         encode = jnp.where(jnp.isfinite(whole), encode, jnp.nan)
 
-        def to(top: Array) -> tuple[Array, Array]:
-            multiplier, scale = map(blocks.spread, _scales(top, amax, encode))
-            rounded, _ = round_scaled(x, fmt, multiplier, rounder, key)
-            return rounded, jnp.where(fmt.scaled, scale, 1.0)
+        # Behind barriers, or XLA keeps more digits than E4M3 has, and takes one
+        # division for two: then ties of E2M1 go the other way.
+        decode = lax.optimization_barrier(1.0 / encode)
 
-        values, scale = to(largest)
+        def to(top: Array) -> tuple[Array, Array, Array]:
+            multiplier, *scales = map(blocks.spread, _scales(top, amax, encode, decode))
+            rounded, _ = round_scaled(x, fmt, multiplier, rounder, key)
+            of_block, scale = (jnp.where(fmt.scaled, s, 1.0) for s in scales)
+            return rounded, of_block, scale
+
+        values, of_block, scale = to(largest)
         if four_over_six != "none":
-            fewer, wider = to(largest * 2.0 / 3.0)
+            fewer, larger, wider = to(largest * 2.0 / 3.0)
             error = functools.partial(_error, four_over_six, blocks, x)
             better = error(fewer, wider) < error(values, scale)
             values = jnp.where(better, fewer, values)
+            of_block = jnp.where(better, larger, of_block)
             scale = jnp.where(better, wider, scale)
-        return values, scale
+        return Parts(values, of_block, jnp.where(fmt.scaled, decode, 1.0)), scale
 
-    recipe = Recipe(no_state, round_by_block, keep_state, per_product=True)
+    def round_by_block(
+        x: Float[Array, "..."], fmt: Format, state: tuple[()], **settings: Any
+    ) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
+        del state
+        parts, scale = in_parts(x, fmt, **settings)
+        return parts.elements, scale
+
+    def of_one(x: Float[Array, "..."], fmt: Format, **settings: Any) -> Parts:
+        parts, _ = in_parts(x, fmt, **settings)
+        return parts._replace(of_tensor=parts.of_tensor.reshape(()))
+
+    recipe = Recipe(
+        no_state, round_by_block, keep_state, per_product=True,
+        in_blocks=InBlocks(size, _SCALE, of_one) if quantizer is None else None,
+    )  # fmt: skip
     return rotated(recipe) if hadamard else recipe
 
 
@@ -123,17 +151,18 @@ def _scales(
     top: Float32[Array, "..."],
     amax: Float32[Array, "..."],
     encode: Float32[Array, "..."],
-) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
-    """Returns what brings the largest of each block to `top`, and what undoes it."""
-    # Behind barriers, or XLA keeps more digits than E4M3 has, and takes one division
-    # for two: then ties of E2M1 go the other way.
-    decode = lax.optimization_barrier(1.0 / encode)
+    decode: Float32[Array, "..."],
+) -> tuple[Float32[Array, "..."], Float32[Array, "..."], Float32[Array, "..."]]:
+    """Returns what brings the largest of each block to `top`, and what undoes it.
+
+    That is the scale of the block, and this one with the tensor's.
+    """
     of_block = quantize(lax.optimization_barrier(amax / top) * encode, _SCALE_FORMAT)
     of_block = lax.optimization_barrier(of_block)
-    scale = jnp.where(of_block == 0, 1.0, of_block) * decode
-    scale = lax.optimization_barrier(scale)
+    some = jnp.where(of_block == 0, 1.0, of_block)
+    scale = lax.optimization_barrier(some * decode)
     multiplier = jnp.minimum(1.0 / scale, LARGEST_FLOAT32)
-    return jnp.where(of_block == 0, 0.0, multiplier), scale
+    return jnp.where(of_block == 0, 0.0, multiplier), some, scale
 
 
 def _error(

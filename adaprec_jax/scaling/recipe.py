@@ -30,6 +30,41 @@ class Use(NamedTuple):
     sliced: tuple[int, ...] = ()
 
 
+class Parts(NamedTuple):
+    """A tensor rounded in blocks: x ~= elements * of_block * of_tensor.
+
+    Attributes:
+        elements: Numbers of the format.
+        of_block: The scale of its block for each element.
+        of_tensor: One number.
+    """
+
+    elements: Float32[Array, "..."]
+    of_block: Float32[Array, "..."]
+    of_tensor: Float32[Array, ""]
+
+
+class InBlocks(NamedTuple):
+    """How a recipe rounds for hardware that multiplies blocks with scales of their own.
+
+    A format that is not scaled is rounded as it is, and its scales are 1.
+
+    Attributes:
+        size: Elements of a block, neighbours along the axes that the product sums over,
+            merged in the order of `Use.summed`.
+        scale: The dtype that holds the scales of the blocks.
+        round: `round(x, fmt, *, axes, key, axis_names=(), use) -> Parts`: what `round`
+            of the recipe returns, in its parts. The fields of `fmt` are scalars.
+        rotations: Products, each with the signs of a rotation that the elements are
+            left in: two operands can be multiplied if theirs are equal.
+    """
+
+    size: int
+    scale: str
+    round: Callable[..., Parts]
+    rotations: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+
 class Recipe(NamedTuple):
     """How a tensor is scaled and rounded; static, only what it does is traced.
 
@@ -48,6 +83,8 @@ class Recipe(NamedTuple):
             any axis: it broadcasts against `x`.
         on_grid: Whether what `round` returns are numbers of the format, so that a dtype
             that holds the format holds them.
+        in_blocks: The same rounding in parts, for a recipe `per_product` that scales
+            blocks by numbers of a narrow dtype; else None.
     """
 
     init: Callable[[tuple[int, ...]], Any]
@@ -55,6 +92,7 @@ class Recipe(NamedTuple):
     update: Callable[[Any, Float32[Array, "..."]], Any]
     per_product: bool = False
     on_grid: bool = False
+    in_blocks: InBlocks | None = None
 
 
 class Recipes(NamedTuple):

@@ -15,6 +15,7 @@ from adaprec_jax.formats import INFINITY, Format
 
 CONTAINERS = (
     "int4",
+    "float4_e2m1fn",
     "int8",
     "float8_e4m3fn",
     "float8_e5m2",
@@ -35,8 +36,8 @@ def holds(dtype: str, fmt: Format) -> Bool[Any, "..."]:
 
     A grid with m mantissa bits from $2^e$ on lies within one with M and E if
     $m \le M$, $e - m \ge E - M$, and its bounds are not beyond the other's. Infinity
-    and the negative zero must be there, too, where the format has them; NaN is held by
-    every float, and by no integer.
+    and the negative zero must be there, too, where the format has them. NaN need not:
+    integers and float4_e2m1fn have none.
 
     Args:
         dtype: One of `CONTAINERS`.

@@ -5,7 +5,7 @@ import numpy as np
 from adaprec_jax import formats
 from adaprec_jax.formats import Format
 from adaprec_jax.targets.containers import holds
-from adaprec_jax.targets.target import Pair, Target
+from adaprec_jax.targets.target import BlockPair, Pair, Target
 
 EMULATED: Pair = ("float32", "float32")
 
@@ -50,6 +50,33 @@ def kernel(pairs: tuple[Pair, ...], left: Format, right: Format) -> Pair:
         ):
             return pair
     return EMULATED
+
+
+def block_kernel(
+    target: Target, left: Format, right: Format, sizes: tuple[int, int], scale: str
+) -> BlockPair | None:
+    """Returns the first pair of block-scaled dtypes that holds both formats, if any.
+
+    A block of a recipe may be several of the device, which then have one scale.
+
+    Args:
+        target: What multiplies them.
+        left: Formats of the left operand, not traced; all of them are to be held.
+        right: Of the right one.
+        sizes: Elements of the recipe's blocks of the left and the right operand.
+        scale: The dtype that holds the scales of both.
+
+    >>> from adaprec_jax import formats, targets
+    >>> e2m3, b200 = formats.get("float6_e2m3fn"), targets.get("b200")
+    >>> block_kernel(b200, e2m3, e2m3, (32, 32), "float8_e8m0fnu")[:3]
+    ('float8_e4m3fn', 'float8_e4m3fn', 32)
+    >>> block_kernel(targets.get("h100"), e2m3, e2m3, (32, 32), "float8_e8m0fnu")
+    """
+    for pair in target.block_products:
+        fits = pair.scale == scale and not any(size % pair.size for size in sizes)
+        if fits and kernel((pair[:2],), left, right) != EMULATED:
+            return pair
+    return None
 
 
 def support(target: Target) -> dict[str, tuple[Pair, Pair]]:

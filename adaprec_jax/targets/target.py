@@ -9,6 +9,22 @@ Pair: TypeAlias = tuple[str, str]
 """The dtypes of the left and the right operand of a product."""
 
 
+class BlockPair(NamedTuple):
+    """Operands of a product whose blocks have scales of their own.
+
+    Attributes:
+        left: The dtype of the elements of the left operand.
+        right: Of the right one.
+        size: Elements of a block.
+        scale: The dtype of the scales of both.
+    """
+
+    left: str
+    right: str
+    size: int
+    scale: str
+
+
 class Target(NamedTuple):
     """What is multiplied natively.
 
@@ -21,6 +37,7 @@ class Target(NamedTuple):
         source: Where that is said.
         topology: What its compiler is asked for: a name for a TPU, else "".
         device: The description that the compiler takes of a GPU; "" for others.
+        block_products: Matrix products with a scale for each block, the fastest first.
     """
 
     name: str
@@ -31,6 +48,7 @@ class Target(NamedTuple):
     source: str
     topology: str = ""
     device: str = ""
+    block_products: tuple[BlockPair, ...] = ()
 
 
 _FILES = resources.files("adaprec_jax.targets").joinpath("data")
@@ -64,4 +82,6 @@ def get(name: str) -> Target:
     fields = json.loads(_FILES.joinpath(f"{name}.json").read_text(encoding="utf-8"))
     for kind in ("matrix_products", "convolutions"):
         fields[kind] = tuple((left, right) for left, right in fields[kind])
-    return Target(name, **fields)
+    blocks = fields.pop("block_products", ())
+    found = tuple(BlockPair(**pair) for pair in blocks)
+    return Target(name, **fields, block_products=found)
