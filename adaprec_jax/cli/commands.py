@@ -28,6 +28,14 @@ from adaprec_jax.cli.options import (
     given,
     print_json,
 )
+from adaprec_jax.cli.processes import (
+    Coordinator,
+    Place,
+    Processes,
+    ProcessId,
+    joined,
+    place,
+)
 from adaprec_jax.cli.report import report
 from adaprec_jax.cli.serve import serve
 from adaprec_jax.report import summary
@@ -116,27 +124,33 @@ def demo(
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913 (one option for each choice)
     config: Config,
     *,
     settings: Settings = None,
     seed: Seed = None,
     sinks: Sinks = None,
     out: Out = Path("runs"),
+    coordinator: Coordinator = None,
+    process_id: ProcessId = None,
+    processes: Processes = None,
     as_json: AsJson = False,
 ) -> None:
     """Train, or go on with a run that was interrupted."""
+    where = place(coordinator, process_id, processes)
     experiment = with_sinks(given(config, settings, seed), chosen(sinks or ()))
     imports.check(experiment)
     directory = store.locate(out, experiment)
     _tell_if_over(directory, as_json=as_json)
-    store.check_free(directory)
-    store.check_writable(out)
+    if where is None or not where.process:
+        store.check_free(directory)
+        store.check_writable(out)
     for note in notes(experiment):
         typer.echo(f"note: {note}", err=True)
-    from adaprec_jax.runs.run import run as train
+    with joined(where):
+        from adaprec_jax.runs.run import run as train
 
-    _tell(directory, train(experiment, out=out), as_json=as_json)
+        _tell(directory, train(experiment, out=out), where, as_json=as_json)
 
 
 @app.command()
@@ -145,17 +159,23 @@ def resume(
     *,
     sinks: Sinks = None,
     out: Out = Path("runs"),
+    coordinator: Coordinator = None,
+    process_id: ProcessId = None,
+    processes: Processes = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run where its last checkpoint is."""
+    where = place(coordinator, process_id, processes)
     directory = store.find(run, out)
     store.experiment_of(directory)
     more = chosen(sinks or ())
     _tell_if_over(directory, as_json=as_json)
-    store.check_free(directory)
-    from adaprec_jax.runs.run import resume as train
+    if where is None or not where.process:
+        store.check_free(directory)
+    with joined(where):
+        from adaprec_jax.runs.run import resume as train
 
-    _tell(directory, train(directory, more), as_json=as_json)
+        _tell(directory, train(directory, more), where, as_json=as_json)
 
 
 @app.command()
@@ -404,10 +424,17 @@ def _tell_if_over(directory: Path, *, as_json: bool) -> None:
 
 
 def _tell(
-    directory: Path, outcome: Outcome, *, as_json: bool, prefix: str = ""
+    directory: Path,
+    outcome: Outcome,
+    where: Place | None = None,
+    *,
+    as_json: bool,
+    prefix: str = "",
 ) -> NoReturn:
     """Prints how a run ended, and exits with the code that says so."""
-    if as_json:
+    if where and where.process:
+        pass  # Process 0 says it.
+    elif as_json:
         print_json({"directory": str(directory), **outcome._asdict()})
     else:
         tables.outcome(directory, outcome, prefix, _chart(directory, outcome))

@@ -1,6 +1,8 @@
 """`adaprec compile`: a train step for a device that need not be there."""
 
+import collections
 import os
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,17 +30,26 @@ def compile_step(
     settings: Settings = None,
     seed: Seed = None,
     plan_at: Annotated[int, typer.Option(help="Step whose plan is compiled.")] = 0,
+    devices: Annotated[
+        int | None, typer.Option(help="Short for --set devices=N.")
+    ] = None,
+    topology: Annotated[
+        str, typer.Option(help="How the chips of a TPU slice lie, as 2x4.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Compile the train step for a device, and print what each product became."""
     _check(target, targets.names())
-    experiment = given(config, settings, seed)
+    if not re.fullmatch(r"(\d+(x\d+){1,2})?", topology):
+        raise InputError(f"--topology must be such as 2x4 or 2x2x2, got {topology}.")
+    several = [] if devices is None else [f"devices={devices}"]
+    experiment = given(config, [*(settings or ()), *several], seed)
     imports.check(experiment)
     # A device that is here is not asked: it would be taken for the one compiled for.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from adaprec_jax.runs.ahead import ahead
 
-    report = ahead(experiment, target, plan_at)
+    report = ahead(experiment, target, plan_at, topology)
     if as_json:
         print_json(_tree(report))
     else:
@@ -116,6 +127,7 @@ def _tree(report: "Report") -> dict[str, Any]:
             for line in report.lines
         ],
         "other": [product._asdict() for product in report.other],
+        "collectives": [each._asdict() for each in report.ahead.found.collectives],
         "executables": report.executables,
         **_numbers(report),
     }
@@ -152,6 +164,12 @@ def _print(report: "Report") -> None:
     for product in report.other:
         typer.echo(f"beside the plan: {product.kernel} {' x '.join(product.dtypes)}, "
                    f"{product.op_name}")  # fmt: skip
+    spoken = collections.Counter(
+        f"{each.operation} {', '.join(each.results)}"
+        for each in report.ahead.found.collectives
+    )
+    for what, count in spoken.items():
+        typer.echo(f"between devices: {count} {what}")
     for name, value in _numbers(report).items():
         typer.echo(f"{name.replace('_', ' ')}: {_amount(name, value)}")
     typer.echo(_executables(report.executables))

@@ -50,25 +50,39 @@ class Ahead(NamedTuple):
     text: str
 
 
-def compile_for(target: Target, fn: Callable[..., Any], *args: PyTree) -> Ahead:
+def compile_for(
+    target: Target,
+    fn: Callable[..., Any],
+    *args: PyTree,
+    in_shardings: PyTree = None,
+    out_shardings: PyTree = None,
+) -> Ahead:
     """Returns `fn(*args)` compiled for a target.
 
     Args:
         target: It need not be here.
         fn: What is compiled.
         *args: Arrays, or their shapes; nothing is computed.
+        in_shardings: Of each array, on a mesh of what `devices` returned; by default
+            all are on one device.
+        out_shardings: Of the results.
 
     Raises:
         Missing: The compiler for the target is not installed.
     """
+    if in_shardings is None:
+        one = jax.sharding.SingleDeviceSharding(devices(target)[0])
+        in_shardings = jax.tree.map(lambda _: one, args)
     with _quiet():
-        device = _device(target)
-        sharding = jax.sharding.SingleDeviceSharding(device)
         shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), args
+            lambda x, sharding: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=sharding
+            ),
+            args,
+            in_shardings,
         )
         lowered = (
-            jax.jit(fn, donate_argnums=0)
+            jax.jit(fn, donate_argnums=0, out_shardings=out_shardings)
             .trace(*shapes)
             .lower(lowering_platforms=(target.platform,))
         )
@@ -94,28 +108,58 @@ def _accessed(compiled: Any) -> float | None:
         return None
 
 
-def _device(target: Target) -> Any:
+def devices(target: Target, count: int = 1, topology: str = "") -> list[Any]:
+    """Returns devices of a target, which need not be there.
+
+    Args:
+        target: It says which.
+        count: How many.
+        topology: How the chips of a TPU slice lie, such as "2x4"; by default as few as
+            the target's data file names.
+
+    Raises:
+        Missing: The compiler for the target is not installed.
+        ValueError: There is no such slice, or it has fewer devices, or this is no TPU.
+    """
+    if topology and target.platform != "tpu":
+        raise ValueError(f"{target.title} is no TPU, and has no topology {topology}.")
+    with _quiet():
+        found = _described(target, count, topology)
+    if len(found) < count:
+        more = {"cpu": "XLA_FLAGS=--xla_force_host_platform_device_count gives more",
+                "tpu": "a larger topology has more, such as 2x4 or 2x2x2"}  # fmt: skip
+        raise ValueError(
+            f"{count} devices are asked for, and there are {len(found)} of "
+            f"{target.title}; {more.get(target.platform, 'ask for fewer')}."
+        )
+    return found[:count]
+
+
+def _described(target: Target, count: int, topology: str) -> list[Any]:
     if target.platform == "cpu":
-        return jax.devices("cpu")[0]
+        return jax.devices("cpu")
     module, extra = _NEEDS[target.platform]
     if not _installed(module):
         raise Missing(
             f"To compile for {target.title} without one, install the extra [{extra}]: "
             f"pip install 'adaprec-jax[{extra}]'."
         )
-    if target.platform == "tpu":
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        # No device is taken, so several processes may compile at a time.
-        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-        topology = topologies.get_topology_desc(
-            platform="tpu", topology_name=target.topology
-        )
-    else:
+    if target.platform == "cuda":
         internals.discover_plugins()
-        topology = topologies.get_topology_desc(
-            platform="cuda", target_config=target.device, topology="1x1x1"
+        found = topologies.get_topology_desc(
+            platform="cuda", target_config=target.device, topology=f"1x1x{count}"
         )
-    return topology.devices[0]
+        return list(found.devices)
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # No device is taken, so several processes may compile at a time.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    chips = target.topology.partition(":")[0]
+    name = f"{chips}:{topology}" if topology else target.topology
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"{target.title} has no topology {topology}.") from error
+    return list(found.devices)
 
 
 def _installed(module: str) -> bool:

@@ -127,7 +127,7 @@ class NativeDispatch:
         native: Native,
         plans: _Foreseen | _Learned,
         calls: int,
-        out_shardings: jax.sharding.Sharding | None,
+        out_shardings: PyTree,
     ):
         self._program, self._native, self._plans = program, native, plans
         self._out_shardings = out_shardings
@@ -221,7 +221,10 @@ class NativeDispatch:
             state, metrics = lax.scan(train_step, state, batches)
             return state, metrics, _coming(program, state)
 
-        jitted = jax.jit(dispatch, donate_argnums=0, out_shardings=self._out_shardings)
+        shardings = self._out_shardings
+        if isinstance(shardings, tuple):  # What is to come lies where the metrics do.
+            shardings = (*shardings, shardings[1])
+        jitted = jax.jit(dispatch, donate_argnums=0, out_shardings=shardings)
         return jitted.lower(*self._shapes).compile()
 
 
@@ -229,7 +232,7 @@ def make_native_dispatch(
     program: Program,
     native: Native,
     first: TrainState,
-    out_shardings: jax.sharding.Sharding | None = None,
+    out_shardings: PyTree = None,
 ) -> NativeDispatch:
     """Returns a dispatch that chooses an executable by the formats of its steps.
 
@@ -237,7 +240,7 @@ def make_native_dispatch(
         program: What a step does. A schedule that learns is inside `schedules.late`.
         native: How it runs.
         first: The state to go on from.
-        out_shardings: Of the state and the metrics, on a mesh.
+        out_shardings: Of the state and of the metrics, or of both, on a mesh.
 
     Raises:
         ValueError: The schedule learns and is not late, or more executables are needed

@@ -7,6 +7,11 @@ from typing import NamedTuple
 # Operations that multiply matrices, or a kernel's name begins with these.
 _MULTIPLIES = ("dot", "convolution", "ragged-dot", "scaled-dot")
 _KERNELS = ("__cublas", "__cudnn", "__triton_gemm", "__onednn$matmul", "__onednn$conv")
+# In these devices speak with each other; "-start" begins an asynchronous one.
+_COLLECTIVES = (
+    "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
+    "collective-permute", "collective-broadcast",
+)  # fmt: skip
 _INSTRUCTION = re.compile(
     r"^\s*(?:ROOT )?%(?P<name>\S+) = (?P<shape>\(.*?\)|\S+) "
     r"(?P<operation>[\w-]+)\((?P<operands>.*?)\)(?:, |$)"
@@ -44,6 +49,20 @@ class Product(NamedTuple):
         return scope(product, contraction) in self.op_name
 
 
+class Collective(NamedTuple):
+    """An operation in which devices speak with each other.
+
+    Attributes:
+        operation: As HLO names it, such as "all-reduce".
+        results: What each device has afterwards, such as "f32[8,16]".
+        op_name: Where it comes from; XLA may have put several into one.
+    """
+
+    operation: str
+    results: tuple[str, ...]
+    op_name: str
+
+
 class Compiled(NamedTuple):
     """What an optimised program holds.
 
@@ -51,11 +70,13 @@ class Compiled(NamedTuple):
         products: In the order of the text.
         casts: Conversions to or from a float8 or integer dtype of 8 bits or fewer.
         transposes: Computations that end in one, so that its result is written.
+        collectives: In the order of the text; none on a single device.
     """
 
     products: tuple[Product, ...]
     casts: int
     transposes: int
+    collectives: tuple[Collective, ...] = ()
 
 
 def read(text: str) -> Compiled:
@@ -71,6 +92,7 @@ def read(text: str) -> Compiled:
     Product(kernel='dot', dtypes=('f8e4m3fn', 'f8e4m3fn'), op_name='f/wgrad:w;/dot')
     """
     products: list[Product] = []
+    collectives: list[Collective] = []
     casts = transposes = 0
     for computation in _computations(text):
         dtypes: dict[str, str] = {}
@@ -86,10 +108,12 @@ def read(text: str) -> Compiled:
                 casts += any(map(_narrow, (dtypes[match["name"]], *kinds)))
             last = line.lstrip().startswith("ROOT")
             transposes += operation == "transpose" and last
+            if operation.removesuffix("-start") in _COLLECTIVES:
+                collectives.append(_collective(operation, match["shape"], line))
             kernel = _kernel(operation, line)
             if kernel:
                 products.append(_product(kernel, kinds, line))
-    return Compiled(tuple(products), casts, transposes)
+    return Compiled(tuple(products), casts, transposes, tuple(collectives))
 
 
 def _computations(text: str) -> Iterator[list[str]]:
@@ -115,9 +139,30 @@ def _kernel(operation: str, line: str) -> str:
 
 
 def _product(kernel: str, kinds: list[str], line: str) -> Product:
-    where = re.search(r'op_name="([^"]*)"', line)
     left, right = (*kinds, "", "")[:2]
-    return Product(kernel, (left, right), where[1] if where else "")
+    return Product(kernel, (left, right), _op_name(line))
+
+
+def _collective(operation: str, shape: str, line: str) -> Collective:
+    """Returns a collective; one that begins may list its operands before its results.
+
+    >>> line = '%a = (f32[2], f32[8]) all-gather-start(%x), op_name="step/w"'
+    >>> _collective("all-gather-start", "(f32[2], f32[8])", line)
+    Collective(operation='all-gather', results=('f32[8]',), op_name='step/w')
+    """
+    shapes = re.findall(r"[a-z]\w*\[[\d,]*\]", shape)
+    name = operation.removesuffix("-start")
+    if name != operation and name != "all-reduce":
+        # A permutation has two counters of its own after them.
+        shapes = (
+            shapes[1:2] if name == "collective-permute" else shapes[len(shapes) // 2 :]
+        )
+    return Collective(name, tuple(shapes), _op_name(line))
+
+
+def _op_name(line: str) -> str:
+    where = re.search(r'op_name="([^"]*)"', line)
+    return where[1] if where else ""
 
 
 def _narrow(dtype: str) -> bool:

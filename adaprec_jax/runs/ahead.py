@@ -5,19 +5,23 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from adaprec_jax import stats, targets
 from adaprec_jax.contractions.kernels import Kernel
 from adaprec_jax.native import Choice, choose, foresee, kernels_of, learns
-from adaprec_jax.native.ahead import Ahead, Missing, compile_for
+from adaprec_jax.native.ahead import Ahead, Missing, compile_for, devices
 from adaprec_jax.native.hlo import Product
 from adaprec_jax.runs.build import as_input_error, first_state, make_program
 from adaprec_jax.runs.build_task import blank_data, make_task
 from adaprec_jax.runs.config import Experiment
 from adaprec_jax.runs.errors import InputError
+from adaprec_jax.runs.run import on_mesh
+from adaprec_jax.targets import Target
 from adaprec_jax.tasks.task import Task
-from adaprec_jax.train import Program, make_train_step, record
+from adaprec_jax.train import Program, TrainState, everywhere, make_train_step, record
+from adaprec_jax.train.step import TrainStep
 
 _PRODUCTS = ("forward", "dgrad", "wgrad")
 
@@ -73,17 +77,21 @@ class Planned(NamedTuple):
     executables: int | None
 
 
-def ahead(experiment: Experiment, target: str, plan_at: int = 0) -> Report:
+def ahead(
+    experiment: Experiment, target: str, plan_at: int = 0, topology: str = ""
+) -> Report:
     """Returns what the train step becomes on a target; nothing is trained.
 
     Args:
-        experiment: Any; how it is executed is not asked.
+        experiment: Any; how it is executed is not asked, but on how many devices.
         target: Name of a target.
         plan_at: Compiled for the plan of this step.
+        topology: How the chips of a TPU slice lie, where it is not the smallest.
 
     Raises:
-        InputError: The target's compiler is missing, the step is not in the run, or
-            the schedule learns, so that only the first plan is known.
+        InputError: The target's compiler is missing, it has not as many devices, the
+            step is not in the run, or the schedule learns, so that only the first plan
+            is known.
     """
     program, task, choices, executables = planned(experiment, target, plan_at)
     device = targets.get(target)
@@ -93,11 +101,7 @@ def ahead(experiment: Experiment, target: str, plan_at: int = 0) -> Report:
     state = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
     rows = jax.ShapeDtypeStruct((experiment.batch_size,), jnp.int32)
     batch = jax.eval_shape(task.data.gather, task.data.arrays, rows)
-    try:
-        with as_input_error():
-            compiled = compile_for(device, step, state, batch)
-    except Missing as error:
-        raise InputError(str(error)) from error
+    compiled = _compiled(experiment, device, topology, step, (state, batch))
     lines = tuple(
         Line(name, product, choice.kernels[k], choice.reasons[k],
              _found(compiled, name, product))
@@ -149,6 +153,35 @@ def planned(experiment: Experiment, target: str, plan_at: int = 0) -> Planned:
         executables = len(kinds)
     choices = choose(program, _plan_at(program, plan_at), device)
     return Planned(program, task, choices, executables)
+
+
+def _compiled(
+    experiment: Experiment,
+    target: Target,
+    topology: str,
+    step: TrainStep,
+    args: tuple[TrainState, PyTree],
+) -> Ahead:
+    """Returns the step for as many devices as the experiment has.
+
+    Raises:
+        InputError: They cannot be described, or cannot share the model.
+    """
+    try:
+        there = devices(target, experiment.devices, topology)
+    except (Missing, ValueError) as error:
+        raise InputError(str(error)) from error
+    state, batch = args
+    shardings = {}
+    if experiment.devices > 1:
+        mesh, where = on_mesh(experiment, state, there)
+        spread = NamedSharding(mesh, PartitionSpec("data"))
+        shardings = {
+            "in_shardings": (where, jax.tree.map(lambda _: spread, batch)),
+            "out_shardings": (where, everywhere(mesh)),
+        }
+    with as_input_error():
+        return compile_for(target, step, *args, **shardings)
 
 
 def _found(compiled: Ahead, name: str, product: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import jax
-from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from adaprec_jax import targets
 from adaprec_jax.native import Native, make_native_dispatch
@@ -17,7 +17,6 @@ from adaprec_jax.targets import Target
 from adaprec_jax.train import (
     Program,
     TrainState,
-    everywhere,
     make_dispatch,
     make_train_step,
 )
@@ -38,9 +37,18 @@ _KINDS = {
 
 @contextlib.contextmanager
 def dispatching(
-    experiment: Experiment, program: Program, state: TrainState, mesh: Mesh
+    experiment: Experiment,
+    program: Program,
+    state: TrainState,
+    shardings: tuple[PyTree, PyTree],
 ) -> Iterator[tuple[Dispatch, Taken]]:
     """Yields the dispatch of a run, and what says afterwards what it took.
+
+    Args:
+        experiment: All settings.
+        program: What a step does.
+        state: To go on from, on its devices.
+        shardings: Of the state and of the metrics.
 
     Raises:
         InputError: The run cannot be native: the target is not what is here, or too
@@ -50,7 +58,7 @@ def dispatching(
     if isinstance(execution, config.Emulated):
         compilations = itertools.count()
         step = make_train_step(program)
-        dispatch = make_dispatch(step, everywhere(mesh), lambda: next(compilations))
+        dispatch = make_dispatch(step, shardings, lambda: next(compilations))
         yield dispatch, lambda: {"compilations": next(compilations)}
         return
     native = Native(
@@ -61,7 +69,7 @@ def dispatching(
         execution.on_compile_failure == "emulate",
     )
     try:
-        dispatch = make_native_dispatch(program, native, state, everywhere(mesh))
+        dispatch = make_native_dispatch(program, native, state, shardings)
     except ValueError as error:
         raise InputError(f"execution: {error}") from error
 

@@ -21,7 +21,9 @@ def check_fits(state: Any) -> None:
     """
     leaves = jax.tree.leaves(state)
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    there = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or _physical()
+    there = (jax.local_devices()[0].memory_stats() or {}).get(
+        "bytes_limit"
+    ) or _physical()
     if needed > there:
         raise InputError(
             f"The model with its optimizer takes {needed / _GIB:.3g} GiB, more than "

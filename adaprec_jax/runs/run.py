@@ -17,11 +17,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int, PyTree
 
 from adaprec_jax.report import chart
 from adaprec_jax.report.progress import Display, Moment, display
-from adaprec_jax.runs import environment, metrics, plan_log, rows, sinks, store
+from adaprec_jax.runs import (
+    environment,
+    metrics,
+    plan_log,
+    processes,
+    rows,
+    sinks,
+    store,
+)
 from adaprec_jax.runs.build import Built, build
 from adaprec_jax.runs.config import Experiment, ImportedSink
 from adaprec_jax.runs.dispatching import dispatching
@@ -43,12 +52,15 @@ from adaprec_jax.train import (
     Ending,
     Hooks,
     Metrics,
+    Split,
     TrainState,
     data_mesh,
     evaluate,
+    everywhere,
+    layout,
     make_diagnose,
     make_score,
-    replicate,
+    put,
     shard,
     train,
 )
@@ -86,16 +98,24 @@ def resume(directory: Path, sinks: Sequence[ImportedSink] = ()) -> Outcome:
 def _run(directory: Path, experiment: Experiment) -> Outcome:
     built, now = build(experiment), environment.capture()
     check_fits(jax.eval_shape(built.init, built.key))
+    processes.check_devices(experiment.devices)
+    checkpoints = directory / store.CHECKPOINTS
+    if not processes.writes():
+        unseen = experiment.model_copy(update={"sinks": ()})  # Process 0 shows it all.
+        with processes.copied(directory) as own:
+            return _recorded(own, checkpoints, unseen, built, ())
     data = built.task.data.fingerprint
     with store.session(directory, experiment, now, data) as changed:
         (directory / store.PACK).unlink(missing_ok=True)  # From here on it is alone.
-        outcome = _recorded(directory, experiment, built, changed)
+        processes.agree(0)
+        outcome = _recorded(directory, checkpoints, experiment, built, changed)
         store.finish(directory, outcome)
     return outcome
 
 
 def _recorded(
     directory: Path,
+    checkpoints: Path,
     experiment: Experiment,
     built: Built,
     changed: tuple[str, ...],
@@ -103,8 +123,9 @@ def _recorded(
     """Returns the outcome of a session, whatever happens in it."""
     note = functools.partial(add_note, directory / store.LOG)
     try:
-        state, warnings = _first_state(directory, built)
+        state, warnings = _first_state(checkpoints, built)
         start = int(state.calls)
+        processes.agree(start)
         with display(experiment.name, start, experiment.steps) as shown:
 
             def say(text: str) -> None:
@@ -127,6 +148,8 @@ def _recorded(
         raise InputError(str(error)) from error
     except Exception as error:
         message = noted(error, note)
+        if processes.is_gone(error):
+            message = f"{processes.GONE} (see {store.LOG})"
         outcome = Outcome("failed", steps_written(directory), {}, message)
     note(f"{outcome.state} after {outcome.step} steps {outcome.message}".rstrip())
     return outcome
@@ -139,10 +162,10 @@ def noted(error: Exception, note: Callable[[str], object]) -> str:
     return f"{type(error).__name__}: {reason} (see {store.LOG})"
 
 
-def _first_state(directory: Path, built: Built) -> tuple[TrainState, tuple[str, ...]]:
+def _first_state(checkpoints: Path, built: Built) -> tuple[TrainState, tuple[str, ...]]:
     """Returns the state to go on from, and what the user should know about it."""
     first = jax.jit(built.init)(built.key)
-    restored = restore(directory / store.CHECKPOINTS, first)
+    restored = restore(checkpoints, first)
     return (restored.state, restored.refused) if restored else (first, ())
 
 
@@ -154,9 +177,10 @@ def _train(
     shown: Display,
 ) -> Outcome:
     start, metric = int(state.calls), built.task.metric.name
-    mesh = data_mesh(jax.devices()[: experiment.devices])
-    state = replicate(state, mesh)
-    score = jax.jit(make_score(built.program, built.task.scores))
+    mesh, where = on_mesh(experiment, state)
+    state, shardings = put(state, where), (where, everywhere(mesh))
+    scored = make_score(built.program, built.task.scores)
+    score = jax.jit(scored, out_shardings=everywhere(mesh))
     path = directory / store.METRICS
     results: dict[str, float] = {}
     with (
@@ -165,7 +189,7 @@ def _train(
         saving(
             directory / store.CHECKPOINTS, start, keep=experiment.keep_checkpoints
         ) as save,
-        dispatching(experiment, built.program, state, mesh) as (dispatch, taken),
+        dispatching(experiment, built.program, state, shardings) as (dispatch, taken),
         stoppable() as stop,
     ):
 
@@ -191,8 +215,8 @@ def _train(
                 plan_log.numbering(directory / plan_log.FILE),
             ),
             evaluate=validate,
-            save=save,
-            stop=stop,
+            save=processes.gathering(save, everywhere(mesh)),
+            stop=processes.any_of(stop),
             diagnose=make_diagnose(built.program),
         )
         ending = train(dispatch, state, cadence_of(experiment), hooks)
@@ -236,6 +260,30 @@ def _reporter(
         shown.update(moment)
 
     return report
+
+
+def on_mesh(
+    experiment: Experiment, state: TrainState, devices: Sequence[Any] | None = None
+) -> tuple[Mesh, TrainState]:
+    """Returns the mesh of a run, and where each leaf of its state lies on it.
+
+    Args:
+        experiment: All settings.
+        state: Arrays, or their shapes.
+        devices: In place of the first that JAX finds here.
+
+    Raises:
+        InputError: A parameter cannot be split as the settings say.
+    """
+    settings = experiment.mesh
+    devices = devices or jax.devices()[: experiment.devices]
+    splits = [Split(each.pattern, each.axis) for each in settings.splits]
+    mesh = data_mesh(devices, settings.tensor)
+    try:
+        where = layout(state, mesh, splits, spread=settings.spread_parameters)
+    except ValueError as error:
+        raise InputError(f"mesh.splits: {error}") from error
+    return mesh, where
 
 
 def fetch(

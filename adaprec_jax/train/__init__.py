@@ -13,7 +13,15 @@ from adaprec_jax.train.loop import (
     ill_parameter,
     train,
 )
-from adaprec_jax.train.mesh import data_mesh, everywhere, replicate, shard
+from adaprec_jax.train.mesh import (
+    Split,
+    data_mesh,
+    everywhere,
+    layout,
+    put,
+    replicate,
+    shard,
+)
 from adaprec_jax.train.pack import init_pack, make_pack_dispatch, pack_score, run_of
 from adaprec_jax.train.state import (
     Measured,
@@ -35,6 +43,7 @@ __all__ = [
     "Metrics",
     "Program",
     "Score",
+    "Split",
     "Stop",
     "TrainState",
     "data_mesh",
@@ -44,6 +53,7 @@ __all__ = [
     "ill_parameter",
     "init_pack",
     "init_state",
+    "layout",
     "make_diagnose",
     "make_dispatch",
     "make_pack_dispatch",
@@ -51,6 +61,7 @@ __all__ = [
     "make_train_step",
     "pack_score",
     "plan_of",
+    "put",
     "replicate",
     "run_of",
     "shard",

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import PyTree
 
 from adaprec_jax.train import guard
@@ -152,10 +153,16 @@ def damages(directory: Path) -> dict[int, str]:
 def _manager(directory: Path, *, read_only: bool, keep: int | None = None) -> Any:
     import orbax.checkpoint as ocp  # Slow to import.
 
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=str(here)
+    )
     options = ocp.CheckpointManagerOptions(
+        # A process reads and writes for itself, whether or not there are others.
+        multiprocessing_options=alone,
         max_to_keep=keep,
         read_only=read_only,
-        create=not read_only,
+        create=False,
         enable_async_checkpointing=False,  # A thread of ours makes the digests, too.
     )
     return ocp.CheckpointManager(directory.absolute(), options=options)

@@ -119,7 +119,7 @@ def make_train_step(program: Program) -> TrainStep:
 
 def make_dispatch(
     train_step: Callable[..., tuple[TrainState, Metrics]],
-    out_shardings: jax.sharding.Sharding | None = None,
+    out_shardings: PyTree = None,
     on_trace: Callable[[], object] = lambda: None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns `dispatch(state, batches)`: one compiled call for several steps.

@@ -51,6 +51,7 @@ from adaprec_jax.runs.config.formats import (
     SharedFormats as SharedFormats,
     WgradFormats as WgradFormats,
 )
+from adaprec_jax.runs.config.mesh import Mesh as Mesh, Split as Split
 from adaprec_jax.runs.config.open_loop import (
     CPT as CPT,
     Constant as Constant,

@@ -17,19 +17,19 @@ from adaprec_jax.runs.config.base import (
     Steps,
 )
 from adaprec_jax.runs.config.execution import Emulated, Execution
+from adaprec_jax.runs.config.mesh import Mesh
 from adaprec_jax.runs.config.open_loop import (
     CPT,
     Cyclic,
     Deficit,
     Float32,
-    Forked,
     LateSwitch,
     Piecewise,
     ShuffledCPT,
     Warmup,
 )
 from adaprec_jax.runs.config.recipes import Scaling, StoredActivations
-from adaprec_jax.runs.config.schedules import PerLayer, Schedule
+from adaprec_jax.runs.config.schedules import Forked, PerLayer, Schedule
 from adaprec_jax.runs.config.tasks import Model, Task
 from adaprec_jax.runs.config.training import (
     LossScaling,
@@ -79,6 +79,9 @@ class Experiment(Settings):
         default=1, description="parts of a batch whose gradients are averaged"
     )
     devices: Count = Field(default=1, description="devices that share each batch")
+    mesh: Mesh = Field(
+        default=Mesh(), description="what each of them holds of the model"
+    )
     steps_per_dispatch: Count = Field(
         default=1, description="steps in one call of the compiled program"
     )
@@ -156,11 +159,7 @@ def _faults(experiment: Experiment) -> Iterator[str]:
             f"batch_size ({experiment.batch_size}) must be a multiple of "
             f"micro_batches ({experiment.micro_batches})."
         )
-    if experiment.batch_size % experiment.devices:
-        yield (
-            f"batch_size ({experiment.batch_size}) must be a multiple of devices "
-            f"({experiment.devices})."
-        )
+    yield from _mesh_faults(experiment)
     dispatch = experiment.steps_per_dispatch
     for field in ("steps", "evaluate_every", "checkpoint_every"):
         if (value := getattr(experiment, field)) % dispatch:
@@ -183,6 +182,21 @@ def _faults(experiment: Experiment) -> Iterator[str]:
             )
     yield from _optimizer_faults(experiment)
     yield from _schedule_faults("schedule", experiment.schedule, experiment)
+
+
+def _mesh_faults(experiment: Experiment) -> Iterator[str]:
+    """Yields a sentence for each way in which the devices cannot share the work."""
+    devices, tensor = experiment.devices, experiment.mesh.tensor
+    shares = "devices" if tensor == 1 else "devices / mesh.tensor"
+    if devices % tensor:
+        yield f"devices ({devices}) must be a multiple of mesh.tensor ({tensor})."
+    elif experiment.batch_size % (devices // tensor):
+        yield (
+            f"batch_size ({experiment.batch_size}) must be a multiple of {shares} "
+            f"({devices // tensor})."
+        )
+    if experiment.mesh.splits and tensor == 1:
+        yield "mesh.splits says how devices share a layer, and mesh.tensor is 1."
 
 
 def _optimizer_faults(experiment: Experiment) -> Iterator[str]:
