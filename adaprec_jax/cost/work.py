@@ -282,7 +282,8 @@ def kept_bytes(loss: Any, *args: PyTree) -> int:
     """Returns the bytes that a loss function keeps for its backward pass.
 
     They are what JAX saves of its intermediate results, in the dtypes that they have;
-    parameters and data are there anyway. A compiler may keep less, and compute again.
+    parameters and data are there anyway. A compiler may keep less, and compute again,
+    or more, in copies; `docs/limits.md` says by how much.
 
     Args:
         loss: Returns a number, or a number and something beside it.
