@@ -11,6 +11,7 @@ import pytest
 
 from adaprec_jax.report import sheets, study_figures
 from adaprec_jax.report.study_figures import Point
+from adaprec_jax.runs.errors import InputError
 from adaprec_jax.studies.columns import column
 from adaprec_jax.studies.compare import compare
 from adaprec_jax.studies.report import report
@@ -176,6 +177,19 @@ def test_a_report_without_its_extra_names_it(runs, tmp_path, package):
         f"adaprec: A report needs {package}, which is not installed: "
         "pip install 'adaprec-jax[report]'.\n"
     )
+
+
+def test_damaged_metrics_are_said_and_not_left_out(tmp_path):
+    study = made_up_study.study(tmp_path, ARMS[:2], 2)
+    for cell in study.cells:
+        where = made_up_study.end(
+            study, tmp_path, cell.experiment.name, cell.seed,
+            {ACCURACY: 0.9 + cell.seed / 100, "cost": 1.0},
+            rows={1: {"cost": 1.0, **bits(4, 4)}},
+        )  # fmt: skip
+        (where / "metrics.jsonl").write_text('{"step":1,"bits/\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged at line 1"):
+        rendered((study, tmp_path), tmp_path / "report")
 
 
 def test_without_an_arm_in_float32_a_baseline_is_asked_for(tmp_path):

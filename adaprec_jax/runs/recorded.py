@@ -10,6 +10,10 @@ from adaprec_jax.runs import metrics, store
 from adaprec_jax.runs.errors import InputError
 
 
+class NothingRecordedError(InputError):
+    """A run has recorded no formats, or not yet."""
+
+
 def recorded(directory: Path) -> Course:
     """Returns the course of a run, as far as it came.
 
@@ -17,13 +21,14 @@ def recorded(directory: Path) -> Course:
         directory: Of the run.
 
     Raises:
-        InputError: It has recorded no formats yet, or its metrics are damaged.
+        NothingRecordedError: It has recorded no formats yet.
+        InputError: Its metrics are damaged.
     """
     path = directory / store.METRICS
     columns = metrics.read(path) if path.is_file() else {}
     bits = {name: each for name, each in columns.items() if name.startswith("bits/")}
     if not bits:
-        raise InputError(f"{directory} holds no bits of any step to plot.")
+        raise NothingRecordedError(f"{directory} holds no bits of any step to plot.")
     ended = store.outcome(directory)
     last = max(step for column in columns.values() for step in column)
     steps = ended.step if ended else last

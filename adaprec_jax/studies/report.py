@@ -21,7 +21,7 @@ from adaprec_jax.report.study_figures import Curve, Gap, Layers, Point
 from adaprec_jax.runs import store
 from adaprec_jax.runs.config import Float32
 from adaprec_jax.runs.errors import InputError, writing
-from adaprec_jax.runs.recorded import recorded
+from adaprec_jax.runs.recorded import NothingRecordedError, recorded
 from adaprec_jax.studies.columns import Column, evaluations
 from adaprec_jax.studies.compare import Comparison, Summary, Verdict, compare
 from adaprec_jax.studies.results import Arm, Results
@@ -307,7 +307,7 @@ def _about_precision(
             continue
         try:
             course = recorded(run.directory)
-        except InputError:  # no bits were recorded
+        except NothingRecordedError:
             continue
         if len(course.starts) > 1:
             moving.append(course._replace(name=f"{arm.name}, seed {min(arm.runs)}"))
