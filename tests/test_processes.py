@@ -59,6 +59,7 @@ def two_processes(*arguments: str):
         for process in started:
             process.kill()
             process.wait()
+            process.stderr.close()
 
 
 def run_in_two(*arguments: str) -> None:
@@ -91,16 +92,18 @@ def test_two_processes_agree_with_one_and_go_on_in_another_number(tmp_path):
     assert running.run(experiment, out=alone).state == "done"
     run_in_two("run", "digits-int8", *options(SETTINGS), "--out", str(both))
     one, two = (store.locate(out, experiment) for out in (alone, both))
-    np.testing.assert_array_equal(losses(two), losses(one))
-    assert store.outcome(two).results == store.outcome(one).results
+    # Sums of float32 between processes are formed in an order of their own.
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-6)
+    results = [store.outcome(each).results for each in (two, one)]
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
 
     later = halfway(two, tmp_path / "two_to_one")
     assert running.resume(later).state == "done"
-    np.testing.assert_array_equal(losses(later), losses(one))
+    np.testing.assert_allclose(losses(later), losses(one), rtol=1e-6)
 
     later = halfway(one, tmp_path / "one_to_two")
     run_in_two("resume", str(later))
-    np.testing.assert_array_equal(losses(later), losses(one))
+    np.testing.assert_allclose(losses(later), losses(one), rtol=1e-6)
 
 
 def begun(out: Path, started: list[subprocess.Popen]) -> Path:

@@ -29,7 +29,7 @@ _GPU = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
 
 class Missing(Exception):  # noqa: N818 (no error of the program)
-    """A compiler is not installed; the message names the extra that brings it."""
+    """A compiler is not installed, or what it made cannot be read; one sentence."""
 
 
 class Ahead(NamedTuple):
@@ -68,7 +68,7 @@ def compile_for(
         out_shardings: Of the results.
 
     Raises:
-        Missing: The compiler for the target is not installed.
+        Missing: The compiler for the target is not installed, or newer than JAX.
     """
     if in_shardings is None:
         one = jax.sharding.SingleDeviceSharding(devices(target)[0])
@@ -91,7 +91,14 @@ def compile_for(
     executable, memory = compiled.runtime_executable(), compiled.memory_analysis()
     if executable is None or memory is None:
         raise RuntimeError(f"XLA does not show what it compiled for {target.title}.")
-    text = executable.hlo_modules()[0].to_string()
+    try:
+        text = executable.hlo_modules()[0].to_string()
+    except jax.errors.JaxRuntimeError as error:  # Compilers newer than JAX's XLA.
+        reason = str(error).splitlines()[0]
+        raise Missing(
+            f"What the compiler for {target.title} made of it cannot be read by this "
+            f"version of JAX: {reason}."
+        ) from error
     return Ahead(
         hlo.read(text),
         memory.temp_size_in_bytes,

@@ -167,21 +167,21 @@ def _compiled(
     Raises:
         InputError: They cannot be described, or cannot share the model.
     """
-    try:
-        there = devices(target, experiment.devices, topology)
-    except (Missing, ValueError) as error:
-        raise InputError(str(error)) from error
     state, batch = args
     shardings = {}
-    if experiment.devices > 1:
-        mesh, where = on_mesh(experiment, state, there)
-        spread = NamedSharding(mesh, PartitionSpec("data"))
-        shardings = {
-            "in_shardings": (where, jax.tree.map(lambda _: spread, batch)),
-            "out_shardings": (where, everywhere(mesh)),
-        }
-    with as_input_error():
-        return compile_for(target, step, *args, **shardings)
+    try:
+        with as_input_error():
+            there = devices(target, experiment.devices, topology)
+            if experiment.devices > 1:
+                mesh, where = on_mesh(experiment, state, there)
+                spread = NamedSharding(mesh, PartitionSpec("data"))
+                shardings = {
+                    "in_shardings": (where, jax.tree.map(lambda _: spread, batch)),
+                    "out_shardings": (where, everywhere(mesh)),
+                }
+            return compile_for(target, step, *args, **shardings)
+    except Missing as error:
+        raise InputError(str(error)) from error
 
 
 def _found(compiled: Ahead, name: str, product: str) -> tuple[str, ...]:
