@@ -87,6 +87,7 @@ async function poll() {
     complain("The server does not answer; what is shown may be old.");
     console.error(error);
   }
+  clearTimeout(timer);  // Of another request, if two were on their way.
   timer = setTimeout(poll, wait);
 }
 
