@@ -38,9 +38,8 @@ def deciding(experiment: Experiment) -> dict[str, Any]:
     """Returns the settings that decide the outcome, as JSON values.
 
     Left out are the name, the tags, the sinks, how many checkpoints stay and the folder
-    that the data lies in.
-    What comes from somebody's own package is joined by its version and the digest of
-    its source.
+    that the data lies in. What comes from somebody's own package is joined by its
+    version and the digest of its source.
     """
     tree = experiment.model_dump(
         mode="json",

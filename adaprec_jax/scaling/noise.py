@@ -33,7 +33,7 @@ def noise(recipe: Recipe, distribution: str = "uniform") -> Recipe:
     The derivative with respect to the tensor is 1. Infinities and NaN stay what they
     are, and count for nothing in the variance.
 
-    Source: ours, a control.
+    Source: ours, a control; rounding as independent noise is the model of Widrow 1956.
 
     Args:
         recipe: Whose error is measured; its state is kept as it would be.
