@@ -13,7 +13,7 @@ from experiments.cpt_against_static import arms
 
 FOLDER = Path(arms.__file__).parent
 # Of the questions whose rates `experiments.rates` chooses: arms and seeds of a study.
-QUESTIONS = {"float16_parts": (6, 30)}
+QUESTIONS = {"float16_parts": (6, 30), "early_or_late": (11, 12)}
 EACH = pytest.mark.parametrize("question", QUESTIONS)
 
 
