@@ -1,5 +1,6 @@
 """Questions in `experiments/`: their studies load, with the arms that are stated."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -45,11 +46,10 @@ def test_the_question_was_answered():
 
 
 @EACH
-@pytest.mark.parametrize("study", ["tuned", "baseline_rate"])
-def test_the_studies_of_a_question_have_its_arms_and_seeds(question, study):
+def test_the_study_of_a_question_has_its_arms_and_seeds(question):
     arms_, seeds = QUESTIONS[question]
-    _, experiments = load_sweep(str(FOLDER.parent / question / f"{study}.py"))
-    cells = study_of(experiments, study).cells
+    _, experiments = load_sweep(str(FOLDER.parent / question / "tuned.py"))
+    cells = study_of(experiments, "tuned").cells
     assert {cell.seed for cell in cells} == {*range(seeds)}
     assert len({cell.arm for cell in cells}) == arms_
     assert len(cells) == arms_ * seeds
@@ -57,14 +57,11 @@ def test_the_studies_of_a_question_have_its_arms_and_seeds(question, study):
 
 @EACH
 def test_rates_lie_inside_a_grid_of_five_or_more_that_no_study_tests(question):
-    folder = FOLDER.parent / question
-    _, tried = load_sweep(str(folder / "tuning.py"))
-    grid = sorted({each.optimizer.learning_rate.peak for each in tried})
-    assert len(grid) >= 5
-    assert {*rates.chosen(folder).values()} <= {*grid[1:-1]}
-    _, all_ = load_sweep(str(folder / "study.py"))
-    assert not {each.seed for each in tried} & {each.seed for each in all_}
-    assert {each.name for each in all_} <= {*rates.chosen(folder)}
+    stated = importlib.import_module(f"experiments.{question}.arms")
+    assert len(stated.RATES) >= 5
+    found = rates.chosen(FOLDER.parent / question)
+    assert {*found.values()} <= {*sorted(stated.RATES)[1:-1]}
+    assert min(getattr(stated, "TUNING", rates.TUNING)) >= stated.SEEDS
 
 
 @EACH
