@@ -79,8 +79,11 @@ class Experiment(Settings):
         default=1, description="parts of a batch whose gradients are averaged"
     )
     devices: Count = Field(default=1, description="devices that share each batch")
+    # Left out where it is the default: runs of before have no such setting in their id.
     mesh: Mesh = Field(
-        default=Mesh(), description="what each of them holds of the model"
+        default=Mesh(),
+        exclude_if=lambda value: value == Mesh(),
+        description="what each of them holds of the model",
     )
     steps_per_dispatch: Count = Field(
         default=1, description="steps in one call of the compiled program"
