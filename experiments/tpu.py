@@ -95,7 +95,7 @@ def row(experiment: Experiment, target: str) -> Row:
         collections.Counter(" x ".join(dtypes) for _, dtypes in kept),
         len(kept),
         sum(
-            sorted(dtypes) == sorted(HLO[each] for each in line.chosen)
+            sorted(dtypes) == sorted(HLO[each] for each in line.chosen.dtypes)
             for line, dtypes in kept
         ),
         sum("f32" in product.dtypes for product in report.other),
