@@ -8,9 +8,6 @@ import json
 import sys
 from pathlib import Path
 
-import ray
-from ray.cluster_utils import Cluster
-
 from adaprec_jax.studies import ray_engine
 from adaprec_jax.studies.local import Hooks
 from adaprec_jax.studies.study import load_study
@@ -18,6 +15,9 @@ from adaprec_jax.studies.study import load_study
 
 def train(study: Path, out: Path) -> tuple[dict[str, str], int]:
     """Returns the faults and how many nodes were killed at a run's first checkpoint."""
+    import ray  # Here, for those who collect tests without it.
+    from ray.cluster_utils import Cluster
+
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 
