@@ -30,11 +30,33 @@ def test_an_emulated_step_has_no_energy_of_its_own():
     assert all(w.calls >= 1 for ws in found.windows.values() for w in ws)
 
 
+def test_a_native_step_has_an_energy_of_its_own():
+    ticks = itertools.count()
+    clock = lambda: float(next(ticks))
+    settings = ["execution.kind=native", "steps_per_dispatch=2"]
+    found = measured(
+        overrides.apply(load("digits-cpt"), settings), fake(3.0, clock),
+        Protocol(repeats=1, warm_up=1, rest=0.0),
+        clock=clock, sleep=lambda seconds: None,
+    )  # fmt: skip
+    own = summary(found, "digits-cpt")
+    assert own.energy is not None
+    assert own.energy.kind == "measured"
+    assert own.emulation_cost is None
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
         (["--seconds", "1"], "--seconds must be from 5 to 3600, got 1.0."),
-        (["--set", "execution.kind=native"], "only emulated steps are measured here"),
+        (
+            ["--set", "execution.kind=native", "--set", 'schedule={"kind":"mor"}'],
+            "learns from the run",
+        ),
+        (
+            ["--set", "execution.kind=native", "--set", "execution.target=h100"],
+            "h100 is not here",
+        ),
         (["--repeats", "0"], "--repeats must be at least 1, got 0."),
         (["--rest", "-1"], "--rest must be from 0 to 3600, got -1.0."),
     ],

@@ -40,8 +40,9 @@ def measure(
 ) -> None:
     """Measure the train step and the plain float32 step in turns, on this machine.
 
-    The step emulates its formats: what it takes more is the cost of emulation, and says
-    nothing of the formats. Energy needs a counter and is n/a without; what CodeCarbon
+    An emulated step says nothing of its formats: what it takes more is the cost of
+    emulation; set execution.kind=native for the step itself. What is measured is the
+    first dispatch. Energy needs a counter and is n/a without; what CodeCarbon
     guesses without one is a tdp_estimate.
     """
     if not SHORTEST <= seconds <= 3600:
@@ -53,11 +54,6 @@ def measure(
     if meter is not None and meter not in _METERS:
         raise InputError(f"--meter must be one of {', '.join(_METERS)}: {meter!r}.")
     experiment = overrides.apply(load(config), settings or [])
-    if experiment.execution.kind == "native":
-        raise InputError(
-            f"{experiment.name} runs natively, and only emulated steps are measured "
-            "here; set execution.kind=emulated."
-        )
     imports.check(experiment)
     chosen = None if meter is None else _meter(meter)
     from adaprec_jax.runs.measured import any_meter, measured
