@@ -78,3 +78,14 @@ def test_the_command_prints_every_claim(monkeypatch, capsys):
     assert verdicts["low precision raises occupancy"] == "untested"
     assert verdicts["fewer bits mean fewer FLOPs"] == "not supported"
     assert len(found) == 3 + 4 * 6
+
+
+@pytest.mark.slow
+def test_claims_fit_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["adaprec", "claims"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().out
+    assert not ended.value.code
+    assert "supported: INT8 tensors need a quarter of the memory\n" in said
+    assert max(map(len, said.splitlines())) <= 80

@@ -281,6 +281,15 @@ def test_damaged_plans_are_said(line, fault, run, tmp_path):
         recorded_cost(directory)
 
 
+def test_of_a_run_that_has_not_ended_it_is_said(run, tmp_path, monkeypatch, capsys):
+    ended = json.loads((run[1] / "cost.json").read_text())
+    directory = shutil.copytree(run[1], tmp_path / "run")
+    (directory / "status.json").unlink()
+    _, out, _ = said(monkeypatch, capsys, directory)
+    assert ended["basis"] == "recorded"
+    assert "recorded so far" in out
+
+
 def test_plans_that_are_numbered_wrongly_are_not_counted(run, tmp_path):
     directory = shutil.copytree(run[1], tmp_path / "run")
     path = directory / "metrics.jsonl"

@@ -1,11 +1,11 @@
 """The verb `adaprec claims`: what is claimed, beside what is counted."""
 
+import textwrap
 from typing import Annotated
 
 import typer
 
 from adaprec_jax.cli.options import AsJson, print_json
-from adaprec_jax.display import text_table
 
 
 def claims(
@@ -29,7 +29,11 @@ def claims(
         for each in found
     ]  # fmt: skip
     if not markdown:
-        typer.echo(text_table(head, rows))
+        for claim, claimed, here, measured, verdict, basis in rows:
+            typer.echo(f"{verdict}: {claim}")
+            said = f"claimed {claimed or 'in words'}; here {here}; measured {measured}"
+            for line in (said, basis):
+                typer.echo(textwrap.indent(textwrap.fill(line, 76), " " * 4))
         return
     for row in (head, ["---"] * len(head), *rows):
         typer.echo(f"| {' | '.join(row)} |")

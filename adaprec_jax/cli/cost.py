@@ -22,6 +22,7 @@ _SMALL = ("m", "u", "n", "p")
 _PREFIXED = ("J", "s", "g", "g/run")
 _BASES = {
     "recorded": "the formats that were recorded",
+    "recorded so far": "the formats that were recorded so far: the run has not ended",
     "foreseen": "the formats of all steps, as the schedule decides them",
     "first step": "the formats of the first step, as if it kept them: the schedule "
     "decides by what is measured, so run it first",

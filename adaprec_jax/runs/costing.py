@@ -41,9 +41,9 @@ class Spent(NamedTuple):
 
     Attributes:
         name: Of the run.
-        basis: Where the formats come from: "recorded" in a run, "foreseen" of all
-            steps, or, where the schedule decides by what is measured, those of the
-            "first step" as if it kept them.
+        basis: Where the formats come from: "recorded" in a run, "recorded so far" in
+            one that has not ended, "foreseen" of all steps, or, where the schedule
+            decides by what is measured, those of the "first step" as if it kept them.
         counted: The work and memory of a step.
         phases: In the order of the steps.
         plans: Tally of one step under each plan.
@@ -132,7 +132,8 @@ def recorded_cost(
             f"{layers} that its config has here."
         )
     phases = zip(starts.tolist(), lengths, named, strict=True)
-    spent = _spent(experiment, "recorded", work, list(phases))
+    basis = "recorded" if ended else "recorded so far"
+    spent = _spent(experiment, basis, work, list(phases))
     return spent._replace(name=directory.name)
 
 

@@ -66,7 +66,8 @@ def energies(directory: Path) -> dict[str, float]:
     version began did not record the formats of all its steps, and gets neither.
     """
     try:
-        spent = recorded_cost(directory)
+        # Its outcome is written after this.
+        spent = recorded_cost(directory)._replace(basis="recorded")
     except InputError:
         return {}
     cost_report.keep(directory, cost_report.report(spent, cost_report.Asked()))
