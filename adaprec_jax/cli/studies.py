@@ -28,6 +28,7 @@ from adaprec_jax.studies.study import (
     path_of,
     save,
     study_of,
+    titles,
 )
 
 # Takes packs, directories by id, the folder of runs and hooks; returns faults by id.
@@ -311,7 +312,7 @@ def tree_of(
     study: Study, found: Sequence[Found], faults: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Returns the states of a study as JSON values."""
-    counts = states.count(found)
+    counts, called = states.count(found), titles(study.cells)
     return {
         "study": study.name,
         "runs": len(study.cells),
@@ -319,7 +320,7 @@ def tree_of(
         "states": counts,
         "cells": [
             {
-                "arm": each.cell.arm,
+                "arm": called[each.cell.arm],
                 "seed": each.cell.seed,
                 "run_id": each.cell.run_id,
                 "directory": str(each.directory),

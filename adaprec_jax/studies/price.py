@@ -7,7 +7,7 @@ from typing import NamedTuple
 from adaprec_jax.runs import expected, store
 from adaprec_jax.studies.packs import packs
 from adaprec_jax.studies.states import Counts, count, look
-from adaprec_jax.studies.study import Cell, Study
+from adaprec_jax.studies.study import Cell, Study, titles
 
 
 class Arm(NamedTuple):
@@ -70,7 +70,8 @@ def price(study: Study, out: Path, *, packed: bool) -> Price:
     by_arm: dict[str, list[Cell]] = {}
     for cell in study.cells:
         by_arm.setdefault(cell.arm, []).append(cell)
-    arms = tuple(_arm(name, cells) for name, cells in by_arm.items())
+    called = titles(study.cells)
+    arms = tuple(_arm(called[arm], cells) for arm, cells in by_arm.items())
     return Price(
         name=study.name,
         runs=len(study.cells),

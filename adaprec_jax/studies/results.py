@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from adaprec_jax.runs import store
 from adaprec_jax.runs.errors import InputError, suggest
 from adaprec_jax.runs.store import Outcome
-from adaprec_jax.studies.study import Cell, Study, directories
+from adaprec_jax.studies.study import Cell, Study, directories, titles
 
 _NAMED = 3  # holes that are told of by name
 _NO_CLASS = ("began", "pack")  # in which sessions may differ
@@ -160,14 +160,11 @@ def _arms(study: Study, results: Sequence[Result]) -> Iterable[Arm]:
     runs: dict[str, dict[int, Result]] = {arm: {} for arm in cells}
     for result in results:
         runs[result.cell.arm][result.cell.seed] = result
-    names = {arm: {cell.experiment.name for cell in cells[arm]} for arm in cells}
-    times = Counter(name for each in names.values() for name in each)
+    called = titles(study.cells)
     kinds = {arm: _task(cells[arm][0]) for arm in cells}
     for arm, mine in cells.items():
-        own = names[arm]
-        short = own.pop() if len(own) == 1 and times[max(own)] == 1 else arm
         task = kinds[arm] if len(set(kinds.values())) > 1 else ""
-        yield Arm(short, arm, task, runs[arm], len(mine))
+        yield Arm(called[arm], arm, task, runs[arm], len(mine))
 
 
 def _task(cell: Cell) -> str:

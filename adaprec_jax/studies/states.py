@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from adaprec_jax.runs import store
 from adaprec_jax.runs.store import Outcome, State
-from adaprec_jax.studies.study import Cell, Study, directories
+from adaprec_jax.studies.study import Cell, Study, directories, titles
 
 # In the order in which they are told of.
 STATES: tuple[State, ...] = (
@@ -74,8 +74,10 @@ def count(found: Iterable[Found]) -> Counts:
 def by_arm(found: Iterable[Found]) -> dict[str, Counts]:
     """Returns the counts of each arm, in the order of the study."""
     arms: dict[str, list[Found]] = {}
+    found = [*found]
+    called = titles(each.cell for each in found)
     for each in found:
-        arms.setdefault(each.cell.arm, []).append(each)
+        arms.setdefault(called[each.cell.arm], []).append(each)
     return {arm: count(some) for arm, some in arms.items()}
 
 

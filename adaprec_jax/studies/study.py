@@ -6,6 +6,7 @@ run directory, as of any other run.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,26 @@ def study_of(experiments: Iterable[Experiment], name: str) -> Study:
         for arm, each, run_id in zip(arms, experiments, ids, strict=True)
     ]
     return Study(name, tuple(cells))
+
+
+def titles(cells: Iterable[Cell]) -> dict[str, str]:
+    """Returns what each arm is called: its experiments' name, if no other arm has it.
+
+    An arm whose name does not tell it apart is called by its settings.
+
+    >>> from adaprec_jax.runs.load import load
+    >>> study = study_of([load("digits-int8"), load("digits-cpt")], "two")
+    >>> titles(study.cells)["schedule=cpt"]
+    'digits-cpt'
+    """
+    names: dict[str, set[str]] = {}
+    for cell in cells:
+        names.setdefault(cell.arm, set()).add(cell.experiment.name)
+    times = Counter(name for own in names.values() for name in own)
+    return {
+        arm: max(own) if len(own) == 1 and times[max(own)] == 1 else arm
+        for arm, own in names.items()
+    }
 
 
 def save(study: Study, out: Path) -> Path:
