@@ -16,7 +16,7 @@ from adaprec_jax.cli import main
 from adaprec_jax.runs import environment, metrics, store
 from adaprec_jax.runs.store import Outcome
 from adaprec_jax.runs.validation import validate
-from adaprec_jax.studies import slurm_engine, worker
+from adaprec_jax.studies import ray_engine, slurm_engine, worker
 from adaprec_jax.studies.study import load_study
 from tests.test_sweep_command import CONFIG
 
@@ -50,6 +50,16 @@ def test_an_engine_that_is_not_installed_is_one_sentence(
     assert (code, len(err.splitlines())) == (2, 1)
     assert f"pip install 'adaprec-jax[{engine}]'" in err
     assert not Path("runs").exists()
+
+
+def test_an_engine_that_cannot_be_imported_is_one_sentence(adaprec, monkeypatch):
+    def broken(name: str):
+        raise KeyError("libamd_smi.so")
+
+    monkeypatch.setattr(ray_engine.importlib, "import_module", broken)
+    code, _, err = adaprec("sweep", "tiny.py", "--engine", "ray")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "Ray cannot be imported, KeyError: 'libamd_smi.so'." in err
 
 
 def attempt(line: str) -> tuple[int, str]:

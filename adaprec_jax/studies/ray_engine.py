@@ -25,7 +25,7 @@ def check() -> None:
     """Refuses a machine without Ray.
 
     Raises:
-        InputError: It is not installed.
+        InputError: It is not installed, or cannot be imported.
     """
     _ray()
 
@@ -101,4 +101,8 @@ def _ray() -> ModuleType:
         raise InputError(
             "--engine ray needs Ray, which is not installed: "
             "pip install 'adaprec-jax[ray]'."
+        ) from error
+    except Exception as error:  # As beside amdsmi where there is no ROCm.
+        raise InputError(
+            f"--engine ray: Ray cannot be imported, {type(error).__name__}: {error}."
         ) from error
