@@ -279,23 +279,23 @@ STUDY_TREE = STUDY.cells[0].experiment.model_dump(mode="json")
 
 
 def test_code_of_others_is_text_until_it_is_allowed_and_equal(tmp_path, monkeypatch):
-    package = tmp_path / "somebodys"
+    package = tmp_path / "strangers"
     package.mkdir()
     (package / "__init__.py").write_text("")
     source = "def make(low: int = 4): ...\n"
     (package / "schedules.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    own = {"kind": "import", "target": "somebodys.schedules:make"}
+    own = {"kind": "import", "target": "strangers.schedules:make"}
     study = study_of(seeds(grid(load("digits-cpt"), {"schedule": [own]}), 3), "own")
     out = trained(tmp_path / "runs", study)
     made = publish(study, out, tmp_path / "bundle", Terms())
-    assert (made / "code" / "somebodys.schedules.py.txt").read_text() == source
-    with pytest.raises(InputError, match="--allow-code somebodys"):
+    assert (made / "code" / "strangers.schedules.py.txt").read_text() == source
+    with pytest.raises(InputError, match="--allow-code strangers"):
         reproduce.read(made)
-    assert reproduce.read(made, ["somebodys"]) == study
+    assert reproduce.read(made, ["strangers"]) == study
     (package / "schedules.py").write_text(source.replace("4", "5"))
     with pytest.raises(InputError, match="is not the one that was published"):
-        reproduce.read(made, ["somebodys"])
+        reproduce.read(made, ["strangers"])
 
 
 def test_a_run_that_comes_out_as_it_was_is_equal(published, tmp_path):

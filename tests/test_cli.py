@@ -46,7 +46,7 @@ def trained(monkeypatch):
             store.finish(directory, outcome[0])
         return outcome[0]
 
-    def resume(directory):
+    def resume(directory, sinks):
         calls.append((directory,))
         return outcome[0]
 
