@@ -316,7 +316,7 @@ def test_the_value_of_a_bit_is_the_paired_gain_by_what_it_cost(tmp_path):
         bits = gbitops[name] - gbitops[""]
         ps.append(tested.pvalue)
         assert (each.formats, each.runs, each.gbitops) == (name, seeds, bits)
-        assert each.gain.estimate == pytest.approx(gap.mean())
+        assert each.difference.estimate == pytest.approx(gap.mean())
         ends = sorted((low / bits, high / bits))
         assert each.per_gbitop == pytest.approx((gap.mean() / bits, *ends))
     smaller, larger = sorted(ps)

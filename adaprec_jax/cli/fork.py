@@ -146,14 +146,14 @@ def _tell(
         return
     better = "higher" if chosen.higher else "lower"
     head = (
-        "layers", "steps", "formats", "10^9 bit operations", "gain", "95 % interval",
-        "gain by 10^9 bit operations", "95 % interval ", "p",
+        "layers", "steps", "formats", "10^9 bit operations", "difference",
+        "95 % interval", "by 10^9 bit operations", "95 % interval ", "p",
     )  # fmt: skip
     rows = [
         (
             each.layers, f"{each.start} to {each.end}", each.formats,
-            f"{each.gbitops:+.4g}", f"{each.gain.estimate + 0.0:+.4g}",
-            verdicts.ends(each.gain.low, each.gain.high),
+            f"{each.gbitops:+.4g}", f"{each.difference.estimate + 0.0:+.4g}",
+            verdicts.ends(each.difference.low, each.difference.high),
             f"{each.per_gbitop.estimate + 0.0:+.3g}",
             verdicts.ends(each.per_gbitop.low, each.per_gbitop.high),
             verdicts.chance(each.p),
@@ -186,7 +186,7 @@ def _draw(table: Sequence["Worth"], metric: str, path: Path) -> None:
             each.layers,
             f"{each.start} to {each.end}",
             each.per_gbitop.estimate,
-            each.p is not None and not each.gain.low <= 0 <= each.gain.high,
+            each.p is not None and not each.difference.low <= 0 <= each.difference.high,
         )
         for each in table
     ]

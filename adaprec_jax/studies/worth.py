@@ -26,12 +26,12 @@ class Worth(NamedTuple):
         runs: How many branches there are, each beside that of its run as it was.
         gbitops: 10^9 bit operations, the branch minus the run as it was, mean over
             runs.
-        gain: Of the metric, the branch minus the run as it was, with its 95 % interval,
-            which no single run has.
-        per_gbitop: The gain by 10^9 bit operations, with its interval; NaN where the
-            plan costs what the run did.
-        p: Chance of such a gain if there were none, adjusted for all plans; none of a
-            single run.
+        difference: Of the metric, the branch minus the run as it was, with its 95 %
+            interval, which no single run has.
+        per_gbitop: The difference by 10^9 bit operations, with its interval; NaN where
+            the plan costs what the run did.
+        p: Chance of such a difference if there were none, adjusted for all plans; none
+            of a single run.
     """
 
     layers: str
@@ -40,7 +40,7 @@ class Worth(NamedTuple):
     formats: str
     runs: int
     gbitops: float
-    gain: Interval
+    difference: Interval
     per_gbitop: Interval
     p: float | None
 
@@ -64,14 +64,14 @@ def worth(results: Results, column: Column) -> list[Worth]:
     if base is None or not base.runs:
         raise InputError(f"The study {results.study} is no fork, or has not begun.")
     found = [
-        (each, change, _gain(each, base, column))
+        (each, change, _difference(each, base, column))
         for each in results.arms
         if (change := change_of(each)) is not None
     ]
     known = [p for _, _, (_, p) in found if p is not None]
     adjusted = iter(inference.adjusted([[p] for p in known]))
     table = []
-    for arm, change, (gain, p) in found:
+    for arm, change, (difference, p) in found:
         seeds = _seeds(arm, base)
         gbitops = float(
             np.mean([_gbitops(arm, seed) - _gbitops(base, seed) for seed in seeds])
@@ -79,7 +79,7 @@ def worth(results: Results, column: Column) -> list[Worth]:
         table.append(
             Worth(
                 change.layers, change.start, change.end, named(change), len(seeds),
-                gbitops, gain, _by(gain, gbitops),
+                gbitops, difference, _by(difference, gbitops),
                 None if p is None else next(adjusted)[0],
             )
         )  # fmt: skip
@@ -97,8 +97,8 @@ def _seeds(arm: Arm, base: Arm) -> Sequence[int]:
     return sorted(arm.runs.keys() & base.runs.keys())
 
 
-def _gain(arm: Arm, base: Arm, column: Column) -> tuple[Interval, float | None]:
-    """Returns what a plan gained, and the chance of it."""
+def _difference(arm: Arm, base: Arm, column: Column) -> tuple[Interval, float | None]:
+    """Returns the difference that a plan makes, and the chance of it."""
     seeds = _seeds(arm, base)
     if not seeds:
         raise InputError(f"{arm.name} has no run whose own branch is over.")
@@ -117,9 +117,9 @@ def _gbitops(arm: Arm, seed: int) -> float:
     return arm.runs[seed].outcome.results.get("gbitops", math.nan)
 
 
-def _by(gain: Interval, gbitops: float) -> Interval:
+def _by(difference: Interval, gbitops: float) -> Interval:
     """Returns an interval in units of what it cost."""
     if not gbitops:
         return Interval(math.nan, math.nan, math.nan)
-    low, high = sorted((gain.low / gbitops, gain.high / gbitops))
-    return Interval(gain.estimate / gbitops, low, high)
+    low, high = sorted((difference.low / gbitops, difference.high / gbitops))
+    return Interval(difference.estimate / gbitops, low, high)
