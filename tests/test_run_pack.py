@@ -106,8 +106,8 @@ def test_a_pack_that_is_killed_comes_to_the_same_end(
     class Killed(BaseException):
         """Nothing in its way may catch it."""
 
-    def saves(directory, step):
-        original = packing_saving(directory, step)
+    def saves(directory, step, **options):
+        original = packing_saving(directory, step, **options)
         with original as save:
 
             def until(now, state):
