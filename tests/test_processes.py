@@ -131,9 +131,9 @@ def test_a_process_that_is_killed_ends_the_other(killed, tmp_path):
         left = started[1 - killed]
         said = left.communicate(timeout=100)[1]
     assert left.returncode not in (0, None), said
-    if killed:
-        outcome = store.outcome(directory)
-        assert outcome.state == "failed"
+    # JAX may end a process that has lost another before it can say so.
+    assert store.state(directory) in ("failed", "interrupted")
+    if outcome := store.outcome(directory):
         assert "another process of the run has ended" in outcome.message
         assert left.returncode == 3
 
