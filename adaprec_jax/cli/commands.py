@@ -34,6 +34,7 @@ from adaprec_jax.cli.processes import (
     Processes,
     ProcessId,
     joined,
+    leads,
     place,
 )
 from adaprec_jax.cli.report import report
@@ -142,7 +143,7 @@ def run(  # noqa: PLR0913 (one option for each choice)
     imports.check(experiment)
     directory = store.locate(out, experiment)
     _tell_if_over(directory, as_json=as_json)
-    if where is None or not where.process:
+    if leads(where):
         store.check_free(directory)
         store.check_writable(out)
     for note in notes(experiment):
@@ -170,7 +171,7 @@ def resume(
     store.experiment_of(directory)
     more = chosen(sinks or ())
     _tell_if_over(directory, as_json=as_json)
-    if where is None or not where.process:
+    if leads(where):
         store.check_free(directory)
     with joined(where):
         from adaprec_jax.runs.run import resume as train
@@ -432,11 +433,9 @@ def _tell(
     prefix: str = "",
 ) -> NoReturn:
     """Prints how a run ended, and exits with the code that says so."""
-    if where and where.process:
-        pass  # Process 0 says it.
-    elif as_json:
+    if as_json and leads(where):
         print_json({"directory": str(directory), **outcome._asdict()})
-    else:
+    elif leads(where):
         tables.outcome(directory, outcome, prefix, _chart(directory, outcome))
     raise typer.Exit(_EXIT_CODES[outcome.state])
 

@@ -8,6 +8,8 @@ import typer
 
 from adaprec_jax.cli.options import AsJson, Out, drawing, print_json
 from adaprec_jax.cli.studies import (
+    UNFINISHED,
+    DryRun,
     Packed,
     Workers,
     exit_code,
@@ -74,9 +76,7 @@ def fork(  # noqa: PLR0913 (one option for each thing to choose)
         Path | None,
         typer.Option(metavar="FILE", help="Draw a heat map, a .png, .svg or .pdf."),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count and price; train nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     workers: Workers = 1,
     packed: Packed = True,
     out: Out = Path("runs"),
@@ -113,9 +113,8 @@ def fork(  # noqa: PLR0913 (one option for each thing to choose)
     typer.echo(_priced(found), err=True)
     save(found.study, out)
     forking.begin(found, parents, out, packed=packed)
-    wanted = ("new", "interrupted", "running")
     cells, faults = trained(
-        found.study, out, wanted, on_this_machine(workers), packed=packed
+        found.study, out, UNFINISHED, on_this_machine(workers), packed=packed
     )
     if holes(count(cells)):
         print_json(tree_of(found.study, cells, faults)) if as_json else typer.echo(

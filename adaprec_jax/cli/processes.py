@@ -66,6 +66,11 @@ def place(
     return Place(coordinator, process_id, processes)
 
 
+def leads(where: Place | None) -> bool:
+    """Returns whether this process writes the run's directory, and speaks for all."""
+    return where is None or where.process == 0
+
+
 @contextlib.contextmanager
 def joined(where: Place | None) -> Iterator[None]:
     """Joins the processes of a run around the block, and leaves them in order.

@@ -37,7 +37,11 @@ Place: TypeAlias = Callable[
 ]
 
 FAILED, STOPPED = 3, 130
+UNFINISHED = ("new", "interrupted", "running")  # states of runs that are still to train
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Count and price; train nothing.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes at a time.")]
 Packed = Annotated[
     bool,
@@ -82,9 +86,7 @@ def sweep(  # noqa: PLR0913 (one option for each thing to choose)
     name: Annotated[
         str | None, typer.Option(help="Of the study; the file's name if left out.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count and price; train nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     workers: Workers = 1,
     packed: Packed = True,
     engine: Engine = "local",
@@ -108,8 +110,7 @@ def sweep(  # noqa: PLR0913 (one option for each thing to choose)
     store.check_writable(out)
     _tell_of_others(study, out)
     save(study, out)
-    wanted = ("new", "interrupted", "running")
-    _train(study, out, wanted, place, packed=packed, as_json=as_json)
+    _train(study, out, UNFINISHED, place, packed=packed, as_json=as_json)
 
 
 def retry(
@@ -129,7 +130,7 @@ def retry(
     loaded = load_study(study, out)
     place = _place(engine, address, workers)
     store.check_writable(out)
-    wanted = ("new", "interrupted", "running", *(["failed"] if failed else []))
+    wanted = (*UNFINISHED, *(["failed"] if failed else []))
     _train(loaded, out, wanted, place, packed=packed, as_json=as_json)
 
 
@@ -281,9 +282,11 @@ def _end(found: Found) -> str:
     return f"{found.outcome.state} after {found.outcome.step} steps{message}"
 
 
-def told(study: Study, found: Sequence[Found], faults: dict[str, str] = {}) -> str:  # noqa: B006 (read only)
+def told(
+    study: Study, found: Sequence[Found], faults: dict[str, str] | None = None
+) -> str:
     """Returns the states of a study as text."""
-    counted = states.count(found)
+    counted, faults = states.count(found), faults or {}
     shown: list[State] = [state for state in states.STATES if counted[state]]
     rows = [
         (arm, *(str(counts[state] or "") for state in shown))

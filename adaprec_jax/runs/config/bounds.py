@@ -47,6 +47,21 @@ def check_bounds(min_bits: int, max_bits: int) -> None:
         )
 
 
+def check_start(min_bits: int, start_bits: int, max_bits: int) -> None:
+    """Refuses to begin with bits that are out of the bounds."""
+    if not min_bits <= start_bits <= max_bits:
+        raise ValueError(
+            f"start_bits ({start_bits}) must lie in min_bits to max_bits "
+            f"({min_bits} to {max_bits})."
+        )
+
+
+def check_thresholds(low: float, high: float) -> None:
+    """Refuses thresholds that no signal lies between."""
+    if low >= high:
+        raise ValueError(f"low ({low}) must be below high ({high}).")
+
+
 def check_not_wider(low: str, high: str, role: str = "") -> None:
     """Refuses a low format of more bits, which nobody can want where it errs less."""
     bits = [int(formats.bits(format_names.parse(name))) for name in (low, high)]

@@ -24,6 +24,8 @@ from adaprec_jax.runs.config.bounds import (
     Loop,
     check_bounds,
     check_not_wider,
+    check_start,
+    check_thresholds,
 )
 from adaprec_jax.runs.config.formats import (
     BFLOAT16,
@@ -59,13 +61,8 @@ class TwoThreshold(IntegerBits):
 
     @model_validator(mode="after")
     def _in_order(self) -> "TwoThreshold":
-        if not self.min_bits <= self.start_bits <= self.max_bits:
-            raise ValueError(
-                f"start_bits ({self.start_bits}) must lie in min_bits to max_bits "
-                f"({self.min_bits} to {self.max_bits})."
-            )
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high}).")
+        check_start(self.min_bits, self.start_bits, self.max_bits)
+        check_thresholds(self.low, self.high)
         if (self.low, self.high) == (0, 1):
             raise ValueError(
                 "low (0) and high (1) are the ends of a share, so that no signal is "
@@ -408,13 +405,8 @@ class APT(Settings):
     @model_validator(mode="after")
     def _in_order(self) -> "APT":
         check_bounds(self.min_bits, self.max_bits)
-        if not self.min_bits <= self.start_bits <= self.max_bits:
-            raise ValueError(
-                f"start_bits ({self.start_bits}) must lie in min_bits to max_bits "
-                f"({self.min_bits} to {self.max_bits})."
-            )
-        if self.low >= self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high}).")
+        check_start(self.min_bits, self.start_bits, self.max_bits)
+        check_thresholds(self.low, self.high)
         return self
 
 
